@@ -1,0 +1,174 @@
+"""Delivery: runs the networks on a batch and hands each slot what its stream says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convscope.core.batches import Batch
+from convscope.core.errors import ConvscopeError
+from convscope.core.network import Network
+from convscope.core.slots import Slot
+from convscope.core.streams import Cotangent, Gradient, Images, Input, sampled
+from convscope.core.taps import ConvCall, Enough, device_and_dtype, forward, logits
+
+
+class Stopwatch:
+    """Wall-clock seconds by part; time in an inner part does not count in the outer one."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._inner: list[float] = [0.0]
+
+    @contextmanager
+    def __call__(self, part: str) -> Generator[None]:
+        """Counts the time inside the context for ``part``."""
+        self._inner.append(0.0)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = time.perf_counter() - start
+            self.seconds[part] = self.seconds.get(part, 0.0) + elapsed - self._inner.pop()
+            self._inner[-1] += elapsed
+
+
+def run_network(
+    network: Network, images: Tensor, see: Callable[[ConvCall], None], differentiate: bool = False
+) -> tuple[Tensor, Any]:
+    """Returns the prepared images and what the network returns for them, with its convolutions tapped.
+
+    Args:
+        network: in evaluation mode.
+        images: [n, c, h, w] as the source gives them.
+        see: called at every convolution; may raise ``Enough``.
+        differentiate: whether gradients must flow, also through a network whose parameters are frozen.
+    """
+    device, dtype = device_and_dtype(network.module)
+    x = network.prepare(images.to(device)).to(dtype)
+    if differentiate:
+        x = x.detach().requires_grad_()
+    return x, forward(network.module, x, see, network.name)
+
+
+class Delivery:
+    """Delivers batches to slots: a forward per network, a backward per cotangent vector, all layers at once.
+
+    Args:
+        slots: what to fill.
+        pilot: one image, on which the order of each network's convolutions is seen.
+        n: number of images of the source, where known.
+        stopwatch: counts seconds by part.
+    """
+
+    def __init__(self, slots: Sequence[Slot[Any]], pilot: Batch, n: int | None, stopwatch: Stopwatch) -> None:
+        self.slots = slots
+        self.pilot = pilot
+        self.n = n
+        self.timed = stopwatch
+        self._order: dict[Network, list[str]] = {}
+
+    @property
+    def networks(self) -> list[Network]:
+        """The networks that the slots' streams need."""
+        return list(dict.fromkeys(s.stream.network for s in self.slots if not isinstance(s.stream, Images)))
+
+    def __call__(self, batch: Batch, sample: bool = True) -> None:
+        """Delivers a batch.
+
+        Args:
+            batch: the images.
+            sample: whether streams that ask for a share of the images get only that.
+        """
+        slots = [s for s in self.slots if s.failure is None]
+        for stream in dict.fromkeys(s.stream for s in slots if isinstance(s.stream, Images)):
+            x = stream(batch.images)
+            for slot in slots:
+                if slot.stream == stream:
+                    self._update(slot, x, batch)
+        for network in self.networks:
+            own = [s for s in slots if not isinstance(s.stream, Images) and s.stream.network is network]
+            groups: dict[int | None, list[Slot[Any]]] = {}
+            for slot in own:
+                share = slot.stream.images if isinstance(slot.stream, Gradient) and sample else None
+                groups.setdefault(share, []).append(slot)
+            for share, group in groups.items():
+                part = batch if share is None or self.n is None else batch[sampled(batch, share / self.n)]
+                if len(part):
+                    self._visit(network, group, part)
+
+    def _visit(self, network: Network, slots: list[Slot[Any]], batch: Batch) -> None:
+        forwards = [s for s in slots if not isinstance(s.stream, Gradient)]
+        backwards = [s for s in slots if isinstance(s.stream, Gradient)]
+        wanted = {s.stream.conv for s in slots}
+        current: list[Cotangent] = []
+        found: set[str] = set()
+        end = None if backwards else self._last_call(network, wanted)
+        seen = 0
+
+        def see(call: ConvCall) -> None:
+            nonlocal seen
+            seen += 1
+            if call.name in wanted:
+                found.add(call.name)
+                for slot in forwards:
+                    if slot.stream.conv == call.name:
+                        x = call.input if isinstance(slot.stream, Input) else call.output
+                        self._update(slot, x.detach(), batch)
+                if backwards and call.output.requires_grad:
+                    call.output.register_hook(lambda gradient: arrived(call.name, gradient))
+            if seen == end:
+                raise Enough
+
+        def arrived(conv: str, gradient: Tensor) -> None:
+            for slot in backwards:
+                stream = slot.stream
+                if isinstance(stream, Gradient) and stream.conv == conv and stream.cotangent == current[-1]:
+                    self._update(slot, gradient.detach(), batch)
+
+        with torch.set_grad_enabled(bool(backwards)):
+            with self.timed(f"{network.name}: forward"):
+                x, output = run_network(network, batch.images, see, differentiate=bool(backwards))
+            try:
+                for cotangent in dict.fromkeys(s.stream.cotangent for s in backwards if isinstance(s.stream, Gradient)):
+                    current.append(cotangent)
+                    scores = logits(output, len(batch))
+                    for vector in cotangent.vectors(scores, batch):
+                        with self.timed(f"{network.name}: backward"):
+                            torch.autograd.grad(scores, x, vector, retain_graph=True, allow_unused=True)
+            except (ConvscopeError, RuntimeError) as error:
+                reason = str(error).splitlines()[0][:200]
+                for slot in backwards:
+                    slot.failure = f"gradients of {network.name} cannot be had ({reason})"
+        for slot in slots:
+            conv = slot.stream.conv
+            if conv not in found and slot.failure is None:
+                slot.failure = f"{network.name} did not call the convolution {conv!r} on these images"
+
+    def _update(self, slot: Slot[Any], x: Tensor, batch: Batch) -> None:
+        if slot.failure is not None:
+            return
+        if x.shape[0] != len(batch):
+            slot.failure = (
+                f"the layer saw {x.shape[0]} maps for {len(batch)} images: only layers that see one map an image "
+                "can be analysed"
+            )
+            return
+        try:
+            with self.timed(slot.label):
+                slot.accumulator.update(x, batch)
+        except ConvscopeError as error:
+            slot.failure = str(error)
+
+    def _last_call(self, network: Network, wanted: set[str]) -> int | None:
+        # Where only the first layers are wanted, the rest of the forward pass is left out.
+        if network not in self._order:
+            calls: list[str] = []
+            run_network(network, self.pilot.images[:1], lambda call: calls.append(call.name))
+            self._order[network] = calls
+        return max((k + 1 for k, name in enumerate(self._order[network]) if name in wanted), default=None)

@@ -1,0 +1,83 @@
+"""Kept images: a small random sample of the data, for what cannot be a sum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from convscope.core.batches import Batch, mix
+
+
+@dataclass(frozen=True)
+class KeptImages:
+    """A uniform sample of what a stream delivered, in the order of identities.
+
+    Attributes:
+        x: [K, ...], what the stream delivered for each image.
+        labels: int64 [K], or None.
+        index: int64 [K], the images' identities.
+    """
+
+    x: Tensor
+    labels: Tensor | None
+    index: Tensor
+
+
+class Kept:
+    """Accumulator that keeps the images whose identity hashes smallest: the same ones in any batching and process.
+
+    Args:
+        k: how many to keep.
+        max_bytes: keep fewer where k would need more memory than this.
+    """
+
+    def __init__(self, k: int = 512, max_bytes: int = 256 * 2**20) -> None:
+        self.k = k
+        self.max_bytes = max_bytes
+        self.x: Tensor | None = None
+        self.labels = torch.empty(0, dtype=torch.int64)
+        self.index = torch.empty(0, dtype=torch.int64)
+
+    def update(self, x: Tensor, batch: Batch) -> None:
+        """Offers the images of a batch."""
+        labels = torch.full_like(batch.index, -1) if batch.labels is None else batch.labels
+        self._offer(x.detach().cpu(), labels.cpu(), batch.index.cpu())
+
+    def _offer(self, x: Tensor, labels: Tensor, index: Tensor) -> None:
+        if self.x is not None:
+            x = torch.cat([self.x, x])
+            labels = torch.cat([self.labels, labels])
+            index = torch.cat([self.index, index])
+        if not len(index):
+            return
+        room = min(self.k, max(1, self.max_bytes // max(1, x[0].numel() * x.element_size())))
+        best = torch.argsort(mix(5, index), stable=True)[:room]
+        best = best[torch.argsort(index[best], stable=True)]
+        self.x, self.labels, self.index = x[best], labels[best], index[best]
+
+    def merge(self, other: Self) -> None:
+        """Offers what another kept."""
+        if other.x is not None:
+            self._offer(other.x, other.labels, other.index)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns the kept images; empty before the first."""
+        return {} if self.x is None else {"x": self.x, "labels": self.labels, "index": self.index}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Replaces the kept images."""
+        if state:
+            self.x, self.labels, self.index = state["x"], state["labels"], state["index"]
+
+    def compute(self) -> KeptImages:
+        """Returns the kept images.
+
+        Raises:
+            ValueError: before the first image.
+        """
+        if self.x is None:
+            raise ValueError("no image has been seen yet")
+        return KeptImages(self.x, None if (self.labels < 0).any() else self.labels, self.index)

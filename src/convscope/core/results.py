@@ -1,0 +1,191 @@
+"""What every theory hands to the page: numbers with spread and chance, findings, and the Result protocol."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
+
+from convscope.core.errors import ConvscopeError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Number:
+    """A headline value with the three things that it owes its reader.
+
+    Attributes:
+        value: the value; NaN where it is undefined (never 0 in its place).
+        spread: one standard error (jackknife over image folds, or standard deviation over seeds); None: not computed.
+        chance: (low, high), the central 95 % of what chance gives, or None: not computed.
+        definition: key into the result's ``definitions()``.
+        chance_name: what chance is here, in words ("random filters", "permuted labels").
+    """
+
+    value: float
+    spread: float | None = None
+    chance: tuple[float, float] | None = None
+    definition: str = ""
+    chance_name: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.value:.3g}"
+        if self.spread is not None:
+            text += f" ± {self.spread:.2g}"
+        if self.chance is not None:
+            text += f" (chance {self.chance[0]:.2g} to {self.chance[1]:.2g})"
+        return text
+
+    @property
+    def decided(self) -> bool | None:
+        """Whether the value, two standard errors included, lies outside the chance band; None where that is unknown."""
+        if self.chance is None or math.isnan(self.value):
+            return None
+        slack = 2 * (self.spread or 0.0)
+        return self.value - slack > self.chance[1] or self.value + slack < self.chance[0]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A plain sentence about this network that needs no paper, and the number that it rests on."""
+
+    text: str
+    number: Number
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Something that could not be analysed.
+
+    Attributes:
+        what: the layer, image or analysis.
+        reason: why, and what to do about it.
+    """
+
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Definition:
+    """How a number is computed.
+
+    Attributes:
+        name: the number's name as the page prints it.
+        formula: plain text or simple Unicode mathematics.
+        source: paper and equation.
+        note: our convention, or how we deviate from the paper.
+    """
+
+    name: str
+    formula: str
+    source: str
+    note: str = ""
+
+
+@runtime_checkable
+class Result(Protocol):
+    """What the page, the terminal, the JSON, ``compare`` and ``render`` know of a theory's result."""
+
+    kind: ClassVar[str]  # name in the JSON and in the registry, e.g. "firstlayer"
+    question: ClassVar[str]  # the section's heading: a question
+    skipped: tuple[Skip, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Returns the result's main table, one row per layer or component."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON values (NaN as None) from which ``from_json`` rebuilds the result."""
+        ...
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Returns the result that ``to_json`` described.
+
+        Raises:
+            ConvscopeError: when fields are missing or of the wrong kind.
+        """
+        ...
+
+    def figures(self) -> dict[str, Figure]:
+        """Returns name to figure, the main one first; see ``convscope.page.charts.Chart`` for captions."""
+        ...
+
+    def findings(self) -> list[Finding]:
+        """Returns the findings, the most telling first."""
+        ...
+
+    def definitions(self) -> dict[str, Definition]:
+        """Returns key to definition, for every ``Number.definition`` in this result."""
+        ...
+
+    def layers(self) -> dict[str, dict[str, Number]]:
+        """Returns layer name to {column heading: number}, for the page's per-layer table."""
+        ...
+
+
+R = TypeVar("R")
+_REGISTRY: dict[str, type[Result]] = {}
+
+
+def register(cls: type[R]) -> type[R]:
+    """Class decorator: makes a Result known by its ``kind``, so that a saved page can be rebuilt."""
+    _REGISTRY[cls.kind] = cls  # type: ignore[attr-defined,assignment]
+    return cls
+
+
+def result_from_json(data: Mapping[str, Any]) -> Result:
+    """Returns the result whose ``kind`` and fields a JSON object holds.
+
+    Raises:
+        ConvscopeError: for an unknown kind (a file of a newer version, or not one of ours).
+    """
+    kind = data.get("kind")
+    if kind not in _REGISTRY:
+        known = ", ".join(sorted(_REGISTRY)) or "none"
+        raise ConvscopeError(
+            f"this file holds a result of kind {kind!r}, but this version knows {known}: update convscope"
+        )
+    return _REGISTRY[kind].from_json(data)
+
+
+def number_to_json(number: Number) -> dict[str, Any]:
+    """Returns a Number as plain JSON values; NaN and infinities become None."""
+    return {
+        "value": finite(number.value),
+        "spread": finite(number.spread),
+        "chance": None if number.chance is None else [finite(c) for c in number.chance],
+        "definition": number.definition,
+        "chance_name": number.chance_name,
+    }
+
+
+def number_from_json(data: Mapping[str, Any]) -> Number:
+    """Returns the Number that ``number_to_json`` described; a null value is NaN."""
+    chance = data["chance"]
+    return Number(
+        value=_or_nan(data["value"]),
+        spread=data["spread"],
+        chance=None if chance is None else (_or_nan(chance[0]), _or_nan(chance[1])),
+        definition=data["definition"],
+        chance_name=data.get("chance_name", ""),
+    )
+
+
+def finite(x: float | None) -> float | None:
+    """Returns ``x`` as JSON can hold it: None where it is None, NaN or infinite."""
+    return float(x) if x is not None and math.isfinite(x) else None
+
+
+def finite_list(values: Iterable[float]) -> list[float | None]:
+    """Returns a list that JSON can hold, with None where a value is NaN or infinite."""
+    return [finite(v) for v in values]
+
+
+def _or_nan(x: float | None) -> float:
+    return math.nan if x is None else float(x)
