@@ -121,6 +121,9 @@ def jackknife(whole: float, without: list[float], sizes: list[float]) -> float |
 class Folded(Generic[R]):
     """One accumulator per fold of images, so that every estimate has a jackknife error bar.
 
+    An accumulator may offer ``update_folds(parts, x, batch, fold)``, which adds image i to ``parts[fold[i]]`` and
+    so shares work between the folds; otherwise each part is updated with its own images.
+
     Args:
         make: builds an empty accumulator.
         folds: number of folds; an image belongs to fold ``batch.fold % folds``.
@@ -134,12 +137,16 @@ class Folded(Generic[R]):
     def update(self, x: Tensor, batch: Batch) -> None:
         """Adds each image to the accumulator of its fold."""
         fold = batch.fold % len(self.parts)
-        order = torch.argsort(fold, stable=True)
         sizes = torch.bincount(fold, minlength=len(self.parts)).tolist()
-        for k, rows in enumerate(torch.split(order, sizes)):
-            if len(rows):
-                self.parts[k].update(x[rows.to(x.device)], batch[rows])
-                self.counts[k] += len(rows)
+        share = getattr(self.parts[0], "update_folds", None)
+        if share is not None:
+            share(self.parts, x, batch, fold)
+        else:
+            order = torch.argsort(fold, stable=True)
+            for part, rows in zip(self.parts, torch.split(order, sizes), strict=True):
+                if len(rows):
+                    part.update(x[rows.to(x.device)], batch[rows])
+        self.counts = [count + size for count, size in zip(self.counts, sizes, strict=True)]
 
     def merge(self, other: Self) -> None:
         """Adds fold by fold."""

@@ -49,7 +49,7 @@ class Batch:
 
     Attributes:
         images: [n, c, h, w]; from the command line in [0, 1] as read, from Python as the caller's loader gives them.
-        labels: int64 [n], the class of each image, or None.
+        labels: int64 [n], the class of each image (-1: an unlabelled one among labelled ones), or None.
         index: int64 [n], the identity of each image: the same in every process and for every batch size.
         fold: int64 [n], the hash of each image's *group* (its source photograph, else itself);
             an image belongs to fold ``fold % number_of_folds``.

@@ -99,9 +99,17 @@ class ConvGeometry:
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Returns the number of patch positions (rows, columns) in an image of this size; 0 where none fits."""
         top, bottom, left, right = self.padding
-        rows = (height + top + bottom - self.extent[0]) // self.stride[0] + 1
-        columns = (width + left + right - self.extent[1]) // self.stride[1] + 1
+        return self.positions(height + top + bottom, width + left + right)
+
+    def positions(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the number of patch positions (rows, columns) in an image of this size that is padded already."""
+        rows = (height - self.extent[0]) // self.stride[0] + 1
+        columns = (width - self.extent[1]) // self.stride[1] + 1
         return max(rows, 0), max(columns, 0)
+
+    def covered(self, rows: int, columns: int) -> tuple[int, int]:
+        """Returns height and width in pixels that this many patch positions span in the padded image."""
+        return (rows - 1) * self.stride[0] + self.extent[0], (columns - 1) * self.stride[1] + self.extent[1]
 
     def pad(self, images: Tensor) -> Tensor:
         """Returns the images [n, c, h, w] with their border filled as the convolution fills it."""

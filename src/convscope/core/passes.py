@@ -47,6 +47,7 @@ class Pass:
         max_memory: bytes that all sums together may take; folds shrink from 10 to 4, then the spread is not computed.
         checkpoint_seconds: time between two checkpoints of the sums; 0 for one after each batch.
         progress: whether to show a progress bar.
+        announce: told, once the first batch has shown it, how long the reading will take.
 
     Attributes:
         pilot: the first images, at most 64, the same in every process: for shapes and measured statistics.
@@ -65,6 +66,7 @@ class Pass:
         max_memory: int = 2 * 2**30,
         checkpoint_seconds: float = 30.0,
         progress: bool = False,
+        announce: Callable[[str], None] | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -76,6 +78,7 @@ class Pass:
         self.checkpoint_seconds = checkpoint_seconds
         self.rank, self.world = processes.rank_and_world()
         self.progress = progress and self.rank == 0
+        self.announce = announce
         self.timed = Stopwatch()
         self._slots: list[Slot[Any]] = []
         self._calls: dict[Network, tuple[ConvCall, ...]] = {}
@@ -161,8 +164,11 @@ class Pass:
                 start, used = self._resume(file, folds)
             resumed, complete, saved = used, True, time.monotonic()
             with _interruptible() as stop:
+                began = time.perf_counter()
                 for done, batch in self._batches(start):
                     delivery(batch)
+                    if used == resumed:
+                        self._announce_cost((time.perf_counter() - began) / (done - start), start)
                     used += len(batch)
                     complete = not stop
                     if file is not None and (stop or time.monotonic() - saved >= self.checkpoint_seconds):
@@ -215,6 +221,11 @@ class Pass:
                 done, batch = item
                 if len(batch) and len(batch := self._finite(batch)):
                     yield done, batch
+
+    def _announce_cost(self, seconds_an_image: float, done: int) -> None:
+        if self.announce is not None and self.source.n is not None:
+            images = -(-self.source.n // self.world) - done
+            self.announce(f"reading {images} images will take about {_duration(seconds_an_image * images)}")
 
     def _fingerprint(self, folds: int) -> str:
         text = [self.source.fingerprint, str(self.source.n), f"{folds} {self.rank} of {self.world}", torch.__version__]
@@ -288,6 +299,10 @@ class Pass:
             seconds=dict(self.timed.seconds),
             notes=tuple(notes),
         )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 @contextmanager

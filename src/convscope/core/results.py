@@ -93,7 +93,11 @@ class Result(Protocol):
 
     kind: ClassVar[str]  # name in the JSON and in the registry, e.g. "firstlayer"
     question: ClassVar[str]  # the section's heading: a question
-    skipped: tuple[Skip, ...]
+
+    @property
+    def skipped(self) -> tuple[Skip, ...]:
+        """What could not be computed, and why."""
+        ...
 
     def to_frame(self) -> pd.DataFrame:
         """Returns the result's main table, one row per layer or component."""

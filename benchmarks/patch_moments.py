@@ -1,0 +1,167 @@
+"""Patch moments against torch.nn.functional.unfold and a matrix product: one thread, all four attributes, ten folds.
+
+    python benchmarks/patch_moments.py            # the table of speeds
+    python benchmarks/patch_moments.py --grid     # does the rule pick well? kernels x strides x sizes
+    python benchmarks/patch_moments.py --fit      # refit the rule's constants (core/correlation.py)
+
+A time is the minimum of several repetitions of CPU time (the process has one thread, so other programs on the
+machine matter less than for wall time). The rows of a table alternate between the candidates, so that all see the
+same machine. The baseline is the faster of two ways to multiply unfolded images, at the same precision and with the
+same bound on memory; like ours it adds in float64 across images.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convscope.core.accumulate import Folded
+from convscope.core.batches import Batch
+from convscope.core.correlation import fastest
+from convscope.core.geometry import ConvGeometry
+from convscope.core.moments import PatchMomentsAccumulator
+
+FOLDS = 10
+CHUNK = 16 * 2**20
+# images, pixels, kernel, stride, the least ratio wanted
+ROWS = [
+    (32, 224, 7, 1, 25.0),
+    (32, 224, 3, 1, 4.5),
+    (128, 32, 5, 1, 4.5),
+    (128, 32, 3, 1, 1.5),
+    (32, 224, 7, 2, 3.0),
+]
+
+
+def baseline(x: Tensor, batch: Batch, geometry: ConvGeometry, flat: bool) -> list[Tensor]:
+    """Unfold, multiply, average; per fold, in chunks."""
+    d = geometry.patch_dim
+    rows, columns = geometry.output_size(*x.shape[2:])
+    step = max(1, min(64, CHUNK // (d * rows * columns * x.element_size())))
+    first = torch.zeros(FOLDS, d, dtype=torch.float64)
+    second = torch.zeros(FOLDS, d, d, dtype=torch.float64)
+    average = torch.zeros(FOLDS, d, d, dtype=torch.float64)
+    images = torch.zeros(FOLDS, dtype=torch.int64)
+    folds = batch.fold % FOLDS
+    for k in range(FOLDS):
+        rows_of_fold = (folds == k).nonzero().flatten()
+        images[k] = len(rows_of_fold)
+        for where in rows_of_fold.split(step):
+            if not len(where):
+                continue
+            p = F.unfold(x[where], geometry.kernel, geometry.dilation, geometry.padding[0], geometry.stride)
+            means = p.mean(-1).double()
+            first[k] += means.sum(0)
+            average[k] += means.T @ means
+            if flat:
+                p = p.transpose(0, 1).reshape(d, -1)
+                second[k] += p @ p.T
+            else:
+                second[k] += torch.bmm(p, p.transpose(1, 2)).sum(0)
+    n = images.sum()
+    mean = first.sum(0) / n
+    moment = second.sum(0) / (n * rows * columns)
+    outer = mean[:, None] * mean
+    return [mean, moment - outer, moment, average.sum(0) / n - outer]
+
+
+def ours(x: Tensor, batch: Batch, geometry: ConvGeometry, method: str = "auto") -> list[Tensor]:
+    folded = Folded(lambda: PatchMomentsAccumulator(geometry, method=method), FOLDS)
+    folded.update(x, batch)
+    moments = folded.compute()
+    return [moments.mean, moments.covariance, moments.second_moment, moments.average_patch_covariance]
+
+
+def times(candidates: dict[str, Callable[[], object]], repeats: int, seconds: float = 1e9) -> dict[str, float]:
+    """Minimum CPU time of each candidate in milliseconds, taken in turns; at least twice, then until time is up."""
+    best = dict.fromkeys(candidates, float("inf"))
+    end = time.perf_counter() + seconds
+    for k in range(repeats):
+        if k > 1 and time.perf_counter() > end:
+            break
+        for name, run in candidates.items():
+            start = time.process_time()
+            run()
+            best[name] = min(best[name], 1e3 * (time.process_time() - start))
+    return best
+
+
+def setting(n: int, size: int, kernel: int, stride: int, dtype: torch.dtype) -> tuple[Tensor, Batch, ConvGeometry]:
+    torch.manual_seed(0)
+    padding = kernel // 2 if stride < kernel else 0
+    x = torch.randn(n, 3, size, size, dtype=dtype)
+    geometry = ConvGeometry(3, (kernel, kernel), (stride, stride), (padding,) * 4)
+    return x, Batch.of(x, None, torch.arange(n)), geometry
+
+
+def speeds(repeats: int) -> None:
+    print(f"{'images':>7} {'pixels':>6} {'k':>3} {'s':>2} {'dtype':>8} {'unfold ms':>10} {'ours ms':>9} {'ratio':>6}  wanted")
+    for n, size, kernel, stride, wanted in ROWS:
+        for dtype in (torch.float32, torch.float64):
+            x, batch, geometry = setting(n, size, kernel, stride, dtype)
+            errors = [
+                float((a - b).norm() / b.norm())
+                for a, b in zip(ours(x, batch, geometry), baseline(x.double(), batch, geometry, True), strict=True)
+            ]
+            best = times(
+                {
+                    "ours": lambda: [ours(x, batch, geometry) for _ in range(3)],
+                    "bmm": lambda: baseline(x, batch, geometry, False),
+                    "flat": lambda: baseline(x, batch, geometry, True),
+                },
+                repeats,
+            )
+            slow, fast = min(best["bmm"], best["flat"]), best["ours"] / 3
+            print(
+                f"{n:7} {size:6} {kernel:3} {stride:2} {str(dtype)[6:]:>8} {slow:10.1f} {fast:9.1f} {slow / fast:5.1f}x"
+                f"  {wanted:4}x  {'' if slow / fast >= wanted else 'MISSED'}  error {max(errors[1:3]):.1e}",
+                flush=True,
+            )
+
+
+def cases() -> list[tuple[int, int, int, int]]:
+    return [
+        (64 if size == 32 else 8, size, kernel, stride)
+        for size in (32, 224)
+        for kernel in (3, 5, 7, 11, 16)
+        for stride in dict.fromkeys((1, 2, 4, kernel))
+    ]
+
+
+def grid(repeats: int, dtype: torch.dtype) -> None:
+    hits, worst, count = 0, float("inf"), 0
+    print(f"{'pixels':>6} {'k':>3} {'s':>2} {'base':>8} {'unfold':>8} {'strips':>8} {'fft':>8}  picks     over best  over base")
+    for n, size, kernel, stride in cases():
+        x, batch, geometry = setting(n, size, kernel, stride, dtype)
+        methods = ["unfold", "strips"] + (["fft"] if stride == 1 else [])
+        run: dict[str, Callable[[], object]] = {m: lambda m=m: ours(x, batch, geometry, m) for m in methods}
+        run |= {f: lambda f=f: baseline(x, batch, geometry, f == "flat") for f in ("bmm", "flat")}
+        best = times(run, repeats, 3.0)
+        picked = fastest(geometry, *geometry.covered(*geometry.output_size(size, size)), dtype.itemsize)
+        least = min(best[m] for m in methods)
+        base = min(best["bmm"], best["flat"])
+        hits, count = hits + (best[picked] <= 1.1 * least), count + 1
+        worst = min(worst, base / best[picked])
+        print(
+            f"{size:6} {kernel:3} {stride:2} {base:8.1f} "
+            + " ".join(f"{best.get(m, float('nan')):8.1f}" for m in ("unfold", "strips", "fft"))
+            + f"  {picked:8} {best[picked] / least:9.2f}x {base / best[picked]:9.2f}x",
+            flush=True,
+        )
+    print(f"{dtype}: within 10 % of the fastest path in {hits} of {count} cases; at worst {worst:.2f}x of the baseline's speed")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--grid", action="store_true")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.grid:
+        for dtype in (torch.float32, torch.float64):
+            grid(options.repeats, dtype)
+    else:
+        speeds(options.repeats)

@@ -1,0 +1,52 @@
+"""convscope measures, predicts and explains what a convolutional network learned from its data.
+
+    >>> import convscope
+    >>> convscope.report  # doctest: +ELLIPSIS
+    <function report at ...>
+
+Everything is imported at first use, so that the command line answers at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from convscope.analyse import report as report
+    from convscope.core.errors import ConvscopeError as ConvscopeError
+    from convscope.core.moments import patch_moments as patch_moments
+    from convscope.firstlayer.fit import fit_energy_profile as fit_energy_profile
+    from convscope.firstlayer.prediction import predict_energy_profile as predict_energy_profile
+    from convscope.firstlayer.profile import energy_profile as energy_profile
+    from convscope.page.report import Report as Report
+    from convscope.page.report import read_report as read_report
+
+_PUBLIC = {
+    "ConvscopeError": "convscope.core.errors",
+    "Report": "convscope.page.report",
+    "energy_profile": "convscope.firstlayer.profile",
+    "fit_energy_profile": "convscope.firstlayer.fit",
+    "patch_moments": "convscope.core.moments",
+    "predict_energy_profile": "convscope.firstlayer.prediction",
+    "read_report": "convscope.page.report",
+    "report": "convscope.analyse",
+}
+__all__ = [
+    "ConvscopeError",
+    "Report",
+    "energy_profile",
+    "fit_energy_profile",
+    "patch_moments",
+    "predict_energy_profile",
+    "read_report",
+    "report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'convscope' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -1,0 +1,173 @@
+"""Products of lines of pixels at the distances that occur within a kernel, by matrix products of strips.
+
+A strip of L neighbouring positions on a line sees few pixels more than one position does (L + r - 1 for a kernel of
+r at stride 1, instead of L * r), so one matrix product of strips holds all pairs of offsets on its diagonals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from convscope.core.geometry import ConvGeometry
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A kernel along one axis: it visits pixels position * stride + offset * dilation.
+
+    Attributes:
+        kernel: number of offsets.
+        stride: in pixels.
+        dilation: in pixels.
+        positions: number of positions.
+    """
+
+    kernel: int
+    stride: int
+    dilation: int
+    positions: int
+
+    @property
+    def border(self) -> int:
+        """Pixels at either end of the axis that some pairs of offsets use and others at the same distance do not."""
+        return max((self.kernel - 1) * self.dilation + 1 - self.stride, 0)
+
+    @property
+    def offsets(self) -> Tensor:
+        """Pixel offsets of the kernel, int64 [kernel]."""
+        return torch.arange(self.kernel) * self.dilation
+
+    @property
+    def size(self) -> int:
+        """Pixels that all positions together span."""
+        return (self.positions - 1) * self.stride + (self.kernel - 1) * self.dilation + 1
+
+    def segments(self, length: int) -> list[tuple[int, int, int]]:
+        """Returns (first position, positions in a strip, strips): strips of ``length``, then what is left over.
+
+        Where the pixels of a strip would not be evenly spaced, strips have one position.
+        """
+        found, start = [], 0
+        while start < self.positions:
+            here = min(length, self.positions - start)
+            here = here if strip_pixels(self, here)[0] else 1
+            found.append((start, here, (self.positions - start) // here))
+            start += here * found[-1][2]
+        return found
+
+
+@lru_cache(maxsize=1024)
+def strip_pixels(axis: Axis, length: int) -> tuple[int, int]:
+    """Returns (pixels, step): a strip of ``length`` positions sees pixels 0, step, ..., (pixels - 1) * step.
+
+    Where these would not be evenly spaced, pixels is 0.
+    """
+    seen = {s * axis.stride + j * axis.dilation for s in range(length) for j in range(axis.kernel)}
+    step = min(seen - {0}, default=1)
+    even = max(seen) == step * (len(seen) - 1) and all(p % step == 0 for p in seen)
+    return (len(seen), step) if even else (0, 0)
+
+
+def axes(geometry: ConvGeometry, height: int, width: int) -> tuple[Axis, Axis]:
+    """Returns the kernel along the rows and along the columns of padded images of this size."""
+    rows, columns = geometry.positions(height, width)
+    (q, r), (sy, sx), (dy, dx) = geometry.kernel, geometry.stride, geometry.dilation
+    return Axis(q, sy, dy, rows), Axis(r, sx, dx, columns)
+
+
+def line_products(x: Tensor, y: Tensor, left: Axis, right: Axis, length: int) -> Tensor:
+    """Returns the products of all pairs of lines, summed over positions along the lines and over images.
+
+    Args:
+        x: [n, g, c, l, w], l lines of pixels.
+        y: [n, g, c, l, w'].
+        left: the kernel along w.
+        right: the kernel along w', with the same number of positions.
+        length: L, positions in a strip; pixels that are evenly spaced on the right must be so on the left.
+
+    Returns:
+        float64 [g, c, l, r, c, l, r'] on the CPU; entry (c, a, j, c', a', j') is the sum over positions b of
+        x[c, a, b + j] y[c', a', b + j'], offsets and positions in units of dilation and stride.
+    """
+    total = torch.zeros((), dtype=torch.float64)
+    for start, here, count in right.segments(length):
+        p = _line_strips(x, left, start, here, count)
+        s = p if y is x and right == left else _line_strips(y, right, start, here, count)
+        total = total + diagonals(p.mT @ s, left, right, here, lines=x.shape[3])
+    return total
+
+
+def _line_strips(x: Tensor, axis: Axis, start: int, length: int, count: int) -> Tensor:
+    n, g, c, lines, _ = x.shape
+    pixels, step = strip_pixels(axis, length)
+    image, group, channel, line, column = x.stride()
+    hop = axis.stride * column
+    view = x.as_strided(
+        (g, n, count, c, lines, pixels),
+        (group, image, length * hop, channel, line, step * column),
+        x.storage_offset() + start * hop,
+    )
+    return view.reshape(g, n * count, c * lines * pixels)
+
+
+def diagonals(products: Tensor, left: Axis, right: Axis, length: int, lines: int = 1) -> Tensor:
+    """Returns the sums over the positions of a strip, from products of strips.
+
+    Args:
+        products: [..., c * l * pixels, c * l * pixels'].
+        left: the axis that the first strips lie on.
+        right: the axis that the second strips lie on.
+        length: L, positions in a strip.
+        lines: l.
+
+    Returns:
+        float64 [..., c, l, r, c, l, r'] on the CPU.
+    """
+    products = products.cpu().double().contiguous()
+    f, f2 = products.shape[-2:]
+    (pixels, step), (pixels2, step2) = strip_pixels(left, length), strip_pixels(right, length)
+    hop = left.stride // step * f2 + right.stride // step2 if length > 1 else 0
+    c = f // (lines * pixels)
+    size = (c, lines, left.kernel, c, lines, right.kernel)
+    strides = (
+        *(lines * pixels * f2, pixels * f2, left.dilation // step * f2),
+        *(lines * pixels2, pixels2, right.dilation // step2),
+    )
+    flat = products.flatten(0, -3)
+    view = flat.as_strided((len(flat), *size, length), (f * f2, *strides, hop))
+    return view.sum(-1).unflatten(0, products.shape[:-2])
+
+
+def both_ends(images: Tensor, rows: Axis) -> Tensor:
+    """Returns the border rows at the top, then at the bottom, of each group: [n, 2 g, c, border, w]."""
+    bottom = rows.positions * rows.stride
+    return torch.stack([images[..., : rows.border, :], images[..., bottom : bottom + rows.border, :]], 2).flatten(1, 2)
+
+
+def without_borders(full: Tensor, border: Tensor | None, axis: Axis) -> Tensor:
+    """Returns the sums over each pair's own window from sums over a whole axis.
+
+    The window of offset o starts at pixel o and has ``axis.positions`` positions: of all the pairs of pixels at the
+    distance o' - o, those before pixel o and those from pixel o + positions * stride on are taken off.
+
+    Args:
+        full: [g, q, q, ...], for each pair of offsets the sum over all pixels at that distance and phase.
+        border: [g, 2, border, border, ...], the products of the first and of the last pixels; None without border.
+        axis: the kernel along this axis.
+    """
+    if border is None:
+        return full
+    s, size = axis.stride, axis.border + axis.stride
+    first, last = border[:, 0], border[:, 1]
+    before = border.new_zeros(border.shape[0], size, size, *border.shape[4:])
+    after = torch.zeros_like(before)
+    for k in range(axis.border):
+        torch.add(before[:, k, : axis.border], first[:, k], out=before[:, k + s, s:])
+    for k in reversed(range(axis.border)):
+        torch.add(after[:, k + s, s:], last[:, k], out=after[:, k, : axis.border])
+    o = axis.offsets
+    return full - before.add_(after)[:, o[:, None], o]

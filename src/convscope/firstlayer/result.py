@@ -1,0 +1,222 @@
+"""Frozen results of the first-layer theory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from convscope.core.errors import ConvscopeError
+from convscope.core.results import (
+    Definition,
+    Finding,
+    Number,
+    Skip,
+    finite,
+    finite_list,
+    number_from_json,
+    number_to_json,
+    register,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PatchResult:
+    """What is known along the principal components of the patches that one convolution sees.
+
+    Attributes:
+        layer: the convolution's name.
+        numbers: headline numbers by definition key.
+        curves: float64 arrays by name; those over components have as many entries as "variance".
+        facts: what the sentences need beside the numbers.
+        patches: float64 [m, c / groups, q, r], the leading principal components, of unit norm.
+        skipped: what could not be computed, and why.
+        arrays: large matrices by name, in no JSON: patch mean, covariances, principal patches.
+    """
+
+    kind: ClassVar[str]
+    per_component: ClassVar[tuple[str, ...]] = ("variance",)
+    required: ClassVar[tuple[str, ...]] = ()
+
+    layer: str
+    numbers: Mapping[str, Number]
+    curves: Mapping[str, np.ndarray]
+    facts: Mapping[str, str | bool | float]
+    patches: np.ndarray
+    skipped: tuple[Skip, ...]
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Returns one row per principal component: share of variance, and every curve over components."""
+        import pandas as pd
+
+        variance = self.curves["variance"]
+        d = len(variance)
+        columns = {"component": np.arange(1, d + 1), "share of variance": variance / variance.sum()}
+        columns |= {name: curve for name, curve in self.curves.items() if name != "variance" and len(curve) == d}
+        return pd.DataFrame(columns)
+
+    def definitions(self) -> dict[str, Definition]:
+        """Returns how each number is computed."""
+        from convscope.firstlayer.definitions import DEFINITIONS
+
+        used = {number.definition for number in self.numbers.values()}
+        return {key: definition for key, definition in DEFINITIONS.items() if key in used}
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {
+            "kind": self.kind,
+            "layer": self.layer,
+            "numbers": {key: number_to_json(number) for key, number in self.numbers.items()},
+            "curves": {name: finite_list(curve.tolist()) for name, curve in self.curves.items()},
+            "facts": {k: finite(v) if isinstance(v, float) else v for k, v in self.facts.items()},
+            "patches": _rounded(self.patches),
+            "skipped": [[s.what, s.reason] for s in self.skipped],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Returns the result that ``to_json`` described.
+
+        Raises:
+            ConvscopeError: when fields are missing or of the wrong kind.
+        """
+        try:
+            result = cls(**cls._fields(data))
+            result._check()
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+            raise ConvscopeError(
+                f"the {cls.kind} result in this file is damaged ({str(error)[:200]}): make the report again"
+            ) from error
+        return result
+
+    @classmethod
+    def _fields(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "layer": _text(data["layer"]),
+            "numbers": {_text(key): number_from_json(number) for key, number in data["numbers"].items()},
+            "curves": {_text(name): _array(curve, 1) for name, curve in data["curves"].items()},
+            "facts": {_text(k): _fact(v) for k, v in data["facts"].items()},
+            "patches": _array(data["patches"], 4),
+            "skipped": tuple(Skip(_text(what), _text(reason)) for what, reason in data["skipped"]),
+        }
+
+    def _check(self) -> None:
+        if len({len(self.curves[name]) for name in self.per_component}) != 1:
+            raise ValueError("its curves are of different lengths")
+        if missing := [key for key in self.required if key not in self.numbers]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+
+
+@register
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FirstLayerResult(PatchResult):
+    """What the first-layer theory says about one convolution (Chowers & Weiss, 2023).
+
+    Attributes:
+        shape: (k, c / groups, q, r) of its filters.
+        stride: (vertical, horizontal).
+        filters: float64 [m, c / groups, q, r], the first filters, in weight units.
+        consistency_names: names of the rows of ``consistency``; empty without other training runs.
+        consistency: float64 [m, m], correlations between energy profiles.
+    """
+
+    kind: ClassVar[str] = "firstlayer"
+    question: ClassVar[str] = "Which directions of image space does the first layer listen to?"
+    per_component: ClassVar[tuple[str, ...]] = ("variance", "energy", "prediction", "random_low", "random_high")
+    required: ClassVar[tuple[str, ...]] = ("formula", "bump", "eigenvalue_curve", "inverse_curve", "ramp", "margin")
+
+    shape: tuple[int, ...]
+    stride: tuple[int, int]
+    filters: np.ndarray
+    consistency_names: tuple[str, ...] = ()
+    consistency: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+
+    def figures(self) -> dict[str, Figure]:
+        """Returns the charts, the energy profile first."""
+        from convscope.firstlayer.figures import figures
+
+        return figures(self)
+
+    def findings(self) -> list[Finding]:
+        """Returns the findings, the most telling first."""
+        from convscope.firstlayer.findings import findings
+
+        return findings(self)
+
+    def layers(self) -> dict[str, dict[str, Number]]:
+        """Returns the convolution's headline numbers."""
+        headings = {
+            "formula": "formula fit",
+            "bump": "plain bump",
+            "held_out": "held-out fit",
+            "response": "response correlation",
+        }
+        return {self.layer: {heading: self.numbers[k] for k, heading in headings.items() if k in self.numbers}}
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return super().to_json() | {
+            "shape": list(self.shape),
+            "stride": list(self.stride),
+            "filters": _rounded(self.filters),
+            "consistency_names": list(self.consistency_names),
+            "consistency": [finite_list(row) for row in self.consistency.tolist()],
+        }
+
+    @classmethod
+    def _fields(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+        return super()._fields(data) | {
+            "shape": tuple(int(n) for n in data["shape"]),
+            "stride": (int(data["stride"][0]), int(data["stride"][1])),
+            "filters": _array(data["filters"], 4),
+            "consistency_names": tuple(_text(name) for name in data["consistency_names"]),
+            "consistency": _array(data["consistency"], 2) if data["consistency"] else np.empty((0, 0)),
+        }
+
+    def _check(self) -> None:
+        super()._check()
+        if len(self.shape) != 4:
+            raise ValueError("its filters have no shape (k, c, q, r)")
+        if self.consistency.shape != (len(self.consistency_names),) * 2:
+            raise ValueError("its consistency matrix does not fit its names")
+        if self.facts.get("best_rival") not in {
+            "index bump",
+            "eigenvalue curve",
+            "inverse eigenvalue curve",
+            "linear ramp",
+        }:
+            raise ValueError("it names no baseline")
+
+
+def _rounded(array: np.ndarray) -> list[Any]:
+    # Six digits are more than a picture shows, and keep the file small.
+    return np.vectorize(lambda v: float(f"{v:.6g}"))(array).tolist() if array.size else []
+
+
+def _array(values: Any, ndim: int) -> np.ndarray:
+    array = np.array(values, dtype=np.float64)
+    if array.ndim != ndim:
+        raise ValueError(f"expected an array of {ndim} axes, got {array.ndim}")
+    return array
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected text, got {type(value).__name__}")
+    return value
+
+
+def _fact(value: Any) -> str | bool | float:
+    if value is None:
+        return float("nan")
+    if not isinstance(value, str | bool | int | float):
+        raise TypeError(f"expected text or a number, got {type(value).__name__}")
+    return value

@@ -1,0 +1,174 @@
+"""The first-layer theory on a pass: what it feeds, and what it concludes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from convscope.core.errors import ConvscopeError
+from convscope.core.kept import Kept, KeptImages
+from convscope.core.moments import PatchMoments, PatchMomentsAccumulator
+from convscope.core.network import Network
+from convscope.core.passes import Pass
+from convscope.core.results import Skip
+from convscope.core.slots import Slot
+from convscope.core.streams import Gradient, Input, RandomLabels
+from convscope.core.taps import ConvCall
+from convscope.firstlayer.conclude import Evidence, conclude
+from convscope.firstlayer.result import FirstLayerResult
+from convscope.firstlayer.signal import Signal, SignalAutocorrelation
+
+LAGS = (1, 2, 3, 5, 7, 10, 15, 20)  # pixels; the paper's whitening figure looks at 10
+SIGNAL_IMAGES = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Replica:
+    """The first layer of another training run on the same images.
+
+    Attributes:
+        name: how the page calls it.
+        labels: "true", "permuted" or "random": what it was trained on.
+        weight: [k, c / groups, q, r], after training.
+        init: the same before training, or None.
+    """
+
+    name: str
+    labels: str
+    weight: Tensor
+    init: Tensor | None = None
+
+
+class FirstLayer:
+    """Energy profile of one convolution, its prediction from the images, whitening, and dependence on labels.
+
+    The pass's networks are "model"; "init", its own weights before training, where known; and "twin", the same
+    architecture untrained.
+
+    Args:
+        layer: the convolution's name; None for the first that runs.
+        replicas: other training runs, for the consistency of what is learned.
+    """
+
+    def __init__(self, layer: str | None = None, replicas: Sequence[Replica] = ()) -> None:
+        self.layer = layer
+        self.replicas = tuple(replicas)
+
+    def plan(self, p: Pass) -> Callable[[], FirstLayerResult]:
+        """Feeds the pass and returns what draws the conclusion after it ran.
+
+        Raises:
+            ConvscopeError: when the network has no such convolution, or cannot take the images.
+        """
+        model = p.networks["model"]
+        call = named_conv(p, model, self.layer)
+        classes = None if p.source.classes is None else len(p.source.classes)
+        moments = feed_moments(p, model, call, classes, lags_of(call))
+        kept: Slot[KeptImages] = p.feed(Input(model, call.name), Kept, folded=False, label="kept images")
+        skipped = list(model.skipped)
+        untrained = p.networks.get("init") or p.networks.get("twin")
+        signal: Slot[Signal] | None = None
+        init_weight = twin_weight = None
+        if untrained is not None:
+            # The signal that training sends back at its beginning, before the filters know anything.
+            signal = p.feed(
+                Gradient(untrained, call.name, RandomLabels(0), images=SIGNAL_IMAGES),
+                SignalAutocorrelation,
+                label="back-propagated signal",
+            )
+            start = named_conv(p, untrained, call.name).weight.detach().clone()
+            if "init" in p.networks:
+                init_weight = start
+            else:
+                twin_weight = start
+        else:
+            skipped.append(
+                Skip("spatial autocorrelation of the back-propagated signal", "needs the network, not only its weights")
+            )
+        weight = call.weight.detach().clone()
+        folding = following_norm(model.module, call.name)
+
+        def finish() -> FirstLayerResult:
+            found: Signal | None = None
+            if signal is not None:
+                try:
+                    found = signal.value()
+                except ConvscopeError as error:
+                    skipped.append(Skip("spatial autocorrelation of the back-propagated signal", str(error)))
+            return conclude(
+                Evidence(
+                    layer=call.name,
+                    weight=weight,
+                    init=init_weight,
+                    twin=twin_weight,
+                    norm=folding,
+                    moments=moments.value(),
+                    without=tuple(moments.leave_one_out()),
+                    kept=kept.value(),
+                    signal=found,
+                    replicas=tuple((r.name, r.labels, r.weight, r.init) for r in self.replicas),
+                    classes=p.source.classes,
+                    skipped=tuple(skipped),
+                )
+            )
+
+        return finish
+
+
+def named_conv(p: Pass, network: Network, layer: str | None) -> ConvCall:
+    """Returns the convolution of that name, or the first that runs.
+
+    Raises:
+        ConvscopeError: when there is none.
+    """
+    calls = p.convs(network)
+    if not calls:
+        raise ConvscopeError(f"{network.name} calls no two-dimensional convolution: only such networks can be analysed")
+    if layer is None:
+        return calls[0]
+    for call in calls:
+        if call.name == layer:
+            return call
+    names = ", ".join(call.name for call in calls[:8]) + (", ..." if len(calls) > 8 else "")
+    raise ConvscopeError(f"{network.name} has no convolution {layer!r}: choose one of {names}")
+
+
+def feed_moments(
+    p: Pass, network: Network, call: ConvCall, classes: int | None, lags: Sequence[tuple[int, int]] = ()
+) -> Slot[PatchMoments]:
+    """Returns the slot for the float64 moments of the patches that a convolution sees."""
+    return p.feed(
+        Input(network, call.name),
+        lambda: PatchMomentsAccumulator(call.geometry, lags=lags, classes=classes, dtype=torch.float64),
+        label="patch moments",
+    )
+
+
+def lags_of(call: ConvCall) -> list[tuple[int, int]]:
+    """Returns the lags, vertical and horizontal, at which patches of this convolution exist; in input pixels."""
+    g = call.geometry
+    positions = g.output_size(*call.input.shape[2:])
+    lags = []
+    for axis in range(2):
+        step = g.stride[axis]
+        steps = sorted({max(1, round(lag / step)) for lag in LAGS})
+        lags += [((s * step, 0), (0, s * step))[axis] for s in steps if s < positions[axis]]
+    return lags
+
+
+def following_norm(module: nn.Module, conv: str) -> tuple[Tensor, Tensor, float] | None:
+    """Returns (gamma, running variance, eps) of the batch norm registered right after a convolution, or None."""
+    names = dict(module.named_modules())
+    own = names.get(conv)
+    leaves = [m for m in module.modules() if not list(m.children())]
+    if own not in leaves or leaves.index(own) + 1 >= len(leaves):
+        return None
+    norm = leaves[leaves.index(own) + 1]
+    if not isinstance(norm, nn.BatchNorm2d) or not isinstance(own, nn.Conv2d) or norm.num_features != own.out_channels:
+        return None
+    if norm.weight is None or norm.running_var is None:
+        return None
+    return norm.weight.detach().clone(), norm.running_var.detach().clone(), float(norm.eps)

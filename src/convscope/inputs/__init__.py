@@ -1,0 +1,1 @@
+"""Networks and images that a user brings."""

@@ -1,0 +1,114 @@
+"""Data sets that the papers' experiments ask for by name, and where the user keeps them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convscope.core.errors import ConvscopeError
+from convscope.inputs.cifar import cifar_training_files, open_cifar
+
+#: What each name stands for, for the sentence that says what is missing.
+WANTED = {
+    "cifar10": "a folder with CIFAR-10, as the Python batches (data_batch_1, ..., test_batch) or as .npz files whose "
+    "names hold 'train' and 'test' (arrays x_train uint8 [n, 32, 32, 3], y_train; x_test, y_test)",
+}
+
+# The normalisation in the code of Chowers & Weiss 2023.
+_MEAN = (0.4914, 0.4822, 0.4465)
+_STD = (0.2471, 0.2435, 0.2616)
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Normalised images with labels.
+
+    Attributes:
+        images: float32 [n, 3, 32, 32], per channel minus its mean over its standard deviation.
+        labels: int64 [n], 0 to 9.
+        fingerprint: changes when they change.
+    """
+
+    images: Tensor
+    labels: Tensor
+    fingerprint: str
+
+
+def locate(name: str, given: Mapping[str, Path]) -> Path | None:
+    """Returns where a data set lies, or None.
+
+    Args:
+        name: such as "cifar10".
+        given: data sets that the user named, with their paths.
+
+    Returns:
+        ``given[name]``; else, in the folder that the environment variable ``CONVSCOPE_DATA`` names, a sub-folder of
+        that name or the folder itself where a file in it is named after the data set.
+
+    Raises:
+        ConvscopeError: when the user names a path that does not exist.
+    """
+    if name in given:
+        if not given[name].exists():
+            raise ConvscopeError(f"--data {name}={given[name]}: there is no such path; {name} is {WANTED[name]}")
+        return given[name]
+    root = os.environ.get("CONVSCOPE_DATA")
+    if not root:
+        return None
+    folder = Path(root)
+    if (folder / name).is_dir():
+        return folder / name
+    return folder if any(folder.glob(f"{name}*")) else None
+
+
+def cifar10(folder: Path, n: int, split: str = "train") -> LabelledImages:
+    """Returns the first ``n`` images of CIFAR-10 in the original order (which is random), normalised.
+
+    Args:
+        folder: see ``WANTED["cifar10"]``.
+        n: number of images; fewer where the data hold fewer.
+        split: "train" or "test".
+
+    Raises:
+        ConvscopeError: when the folder does not hold the data.
+    """
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    for part in _parts(folder, split):
+        parts.append(part)
+        if sum(len(labels) for _, labels in parts) >= n:
+            break
+    if not parts:
+        raise ConvscopeError(f"{folder} holds no {split} images of CIFAR-10; expected {WANTED['cifar10']}")
+    pixels = np.concatenate([images for images, _ in parts])[:n]
+    labels = np.concatenate([labels for _, labels in parts])[:n].astype(np.int64)
+    digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()[:16]
+    mean, std = (torch.tensor(v)[:, None, None] for v in (_MEAN, _STD))
+    images = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std
+    return LabelledImages(images.contiguous(), torch.from_numpy(labels), digest)
+
+
+def _parts(folder: Path, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for path in sorted(folder.glob(f"*{split}*.npz")):
+        with np.load(path, allow_pickle=False) as arrays:
+            if f"x_{split}" not in arrays or f"y_{split}" not in arrays:
+                continue
+            images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
+        if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or labels.shape != images.shape[:1]:
+            raise ConvscopeError(
+                f"{path} holds x_{split} {images.dtype} {images.shape} and y_{split} {labels.shape}; "
+                f"expected {WANTED['cifar10']}"
+            )
+        yield images, labels
+    batches = cifar_training_files(folder) if split == "train" else sorted(folder.glob("test_batch"))
+    for path in batches:
+        store = open_cifar(path)
+        pairs = [store.read(i) for i in range(len(store))]
+        pixels = torch.stack([image for image, _ in pairs]).permute(0, 2, 3, 1)
+        yield (pixels * 255).round().to(torch.uint8).numpy(), np.array([label for _, label in pairs])

@@ -1,0 +1,129 @@
+"""First layers trained on CIFAR-10 and the statistics of the patches that they saw, shared by experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from convscope.core.errors import ConvscopeError
+from convscope.core.moments import PatchMoments, patch_moments
+from convscope.firstlayer.profile import EnergyProfile, energy_profile
+from convscope.papers.data import WANTED, cifar10, locate
+from convscope.papers.registry import Outcome, Row, Scale, Setup
+from convscope.papers.trained import Recipe, TrainedLayer, Trainer
+from convscope.training.loop import LabelKind
+
+#: Distance in pixels at which autocorrelations are compared.
+LAG = 10
+#: By how much the coefficient of a scaled component grows (alpha of appendix D.2).
+FACTOR = 3.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """Sizes of one scale."""
+
+    images: int
+    test_images: int
+    epochs: int
+    seeds: int
+    widths: tuple[int, ...]
+    lr: float
+    batch_size: int
+    components: tuple[int, ...]  # along which patches are scaled: one learned early, one at the peak, one late
+
+
+SIZES: dict[Scale, Size] = {
+    "smoke": Size(300, 100, 2, 2, (8, 12), 0.05, 25, (2,)),
+    "cpu": Size(5_000, 2_000, 20, 3, (32, 48, 96), 0.05, 50, (2, 7, 14)),
+    "paper": Size(50_000, 10_000, 100, 3, (64, 128, 256, 512), 0.01, 256, (2, 7, 14)),
+}
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """Data, their statistics and the networks trained on them.
+
+    Attributes:
+        size: sizes of the scale.
+        trainer: trains networks, each once.
+        moments: of the patches that the first layer sees in the training images, with lags of ``LAG`` pixels.
+    """
+
+    size: Size
+    trainer: Trainer
+    moments: PatchMoments
+
+    def layer(self, labels: LabelKind, seed: int, component: int | None = None) -> TrainedLayer:
+        """Returns a trained first layer, of a network whose patches were scaled along a component if one is named."""
+        s = self.size
+        factor = 1.0 if component is None else FACTOR
+        return self.trainer(Recipe(labels, seed, s.epochs, s.widths, s.lr, s.batch_size, component, factor))
+
+    def layers(self, labels: LabelKind) -> list[TrainedLayer]:
+        """Returns one trained first layer for each seed."""
+        return [self.layer(labels, seed) for seed in range(self.size.seeds)]
+
+    def learned(self, layer: TrainedLayer) -> EnergyProfile:
+        """Returns the energy profile of the weights' change during training."""
+        return energy_profile(layer.final, self.moments, layer.initial)
+
+    def untrained(self, layer: TrainedLayer) -> EnergyProfile:
+        """Returns the energy profile of the initial weights."""
+        return energy_profile(layer.initial, self.moments)
+
+    def outcome(self, rows: Sequence[Row], layers: Iterable[TrainedLayer], **details: Any) -> Outcome:
+        """Returns the outcome of an experiment on these layers, with the settings in words and the networks' table."""
+        s = self.size
+        settings = {
+            "images": f"the first {len(self.trainer.train.images):,} training images of CIFAR-10, normalised as in the "
+            "paper's code",
+            "network": f"{len(s.widths)} stages of conv 3x3 - maxpool - batch norm - ReLU with "
+            f"{', '.join(map(str, s.widths))} filters, one linear layer",
+            "training": f"SGD, step size {s.lr}, no momentum, no weight decay, no augmentation, "
+            f"batches of {s.batch_size}, {s.epochs} epochs",
+            "profiles": "of the weights' change during training, over the principal components of all patches that "
+            "the first layer sees (zero padding included)",
+        }
+        return Outcome(tuple(rows), settings, {"networks": [_described(layer) for layer in layers], **details})
+
+
+def _described(layer: TrainedLayer) -> dict[str, Any]:
+    r = layer.recipe
+    return {
+        "labels": r.labels,
+        "seed": r.seed,
+        "scaled component": r.component,
+        "training accuracy": layer.train_accuracy,
+        "test accuracy": layer.test_accuracy,
+        "change of first layer / its initial norm": float((layer.final - layer.initial).norm() / layer.initial.norm()),
+        "training seconds": layer.seconds,
+    }
+
+
+@lru_cache(maxsize=1)
+def _prepared(scale: Scale, folder: Path, cache: Path | None, progress: bool) -> Laboratory:
+    size = SIZES[scale]
+    train = cifar10(folder, size.images)
+    test = cifar10(folder, size.test_images, "test")
+    conv = nn.Conv2d(3, size.widths[0], 3, padding=1)
+    batches = (images.double() for images in train.images.split(500))  # type: ignore[no-untyped-call]
+    moments = patch_moments(batches, conv, lags=[(LAG, 0), (0, LAG)])
+    return Laboratory(size, Trainer(train, test, moments.eigenvectors, cache, progress), moments)
+
+
+def laboratory(setup: Setup) -> Laboratory:
+    """Returns the laboratory for a scale and a place of the data; the latest is kept, with all that it has trained.
+
+    Raises:
+        ConvscopeError: when CIFAR-10 is not at hand.
+    """
+    folder = locate("cifar10", setup.data)
+    if folder is None:
+        raise ConvscopeError(f"CIFAR-10 is needed; name it with --data cifar10=PATH, {WANTED['cifar10']}")
+    return _prepared(setup.scale, folder, setup.cache, setup.progress)

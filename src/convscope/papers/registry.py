@@ -1,0 +1,192 @@
+"""The papers' experiments: what each shows, what the paper reports, and what we find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from convscope.core.errors import ConvscopeError
+from convscope.core.results import Number, finite, number_from_json, number_to_json
+
+Scale = Literal["smoke", "cpu", "paper"]
+SCALES: tuple[Scale, ...] = ("smoke", "cpu", "paper")
+#: Two values that differ by less are called equally good.
+TIE = 0.01
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantity of an experiment: the paper's value beside ours.
+
+    Attributes:
+        quantity: what it is, in words.
+        paper: the paper's value as it states it, or "not stated".
+        expected: (low, high), the interval in which our value counts as agreement; None where the paper states none.
+        ours: mean over runs, standard deviation over them (None with one), and what chance gives.
+        n: number of values that mean and deviation are over.
+        baselines: name to what a trivial curve or alternative gives for the same quantity, mean over the same runs.
+        note: what a reader must know to compare.
+        better: "higher" or "lower" where the baselines compete with our value and that wins; else "".
+    """
+
+    quantity: str
+    paper: str
+    expected: tuple[float, float] | None
+    ours: Number
+    n: int
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+    better: Literal["higher", "lower", ""] = ""
+
+    @property
+    def verdict(self) -> str:
+        """Whether our value agrees with the paper's, and which baseline does as well or better.
+
+        Example:
+            >>> Row("fit", "0.94", (0.85, 1.0), Number(0.93), 3, {"bump": 0.95, "ramp": 0.6}, "", "higher").verdict
+            'agrees; bump does better'
+            >>> Row("fit", "not stated", None, Number(0.93), 3, {"ramp": 0.6}, "", "higher").verdict
+            'no number to compare; ahead of the rest'
+        """
+        value = self.ours.value
+        if self.expected is None:
+            text = "no number to compare"
+        else:
+            text = "agrees" if self.expected[0] <= value <= self.expected[1] else "differs"
+        if not self.better or not self.baselines:
+            return text
+        sign = 1 if self.better == "higher" else -1
+        name, rival = max(self.baselines.items(), key=lambda item: sign * item[1])
+        if abs(rival - value) < TIE:
+            return f"{text}; {name} does as well"
+        return f"{text}; {name} does better" if sign * (rival - value) > 0 else f"{text}; ahead of the rest"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {
+            "quantity": self.quantity,
+            "paper": self.paper,
+            "expected": None if self.expected is None else list(self.expected),
+            "ours": number_to_json(self.ours),
+            "n": self.n,
+            "baselines": {name: finite(value) for name, value in self.baselines.items()},
+            "verdict": self.verdict,
+            "note": self.note,
+            "better": self.better,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Row:
+        """Returns the row that ``to_json`` described."""
+        expected = data["expected"]
+        return cls(
+            data["quantity"],
+            data["paper"],
+            None if expected is None else (expected[0], expected[1]),
+            number_from_json(data["ours"]),
+            data["n"],
+            {name: float("nan") if value is None else value for name, value in data["baselines"].items()},
+            data["note"],
+            data["better"],
+        )
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where and how large to run an experiment.
+
+    Attributes:
+        scale: "smoke" (does it run at all), "cpu" (one core, minutes) or "paper" (the paper's sizes).
+        data: name to path of the data sets that the user named.
+        cache: folder in which trained networks are kept between runs, or None: only in memory.
+        progress: whether to show progress bars.
+    """
+
+    scale: Scale = "cpu"
+    data: Mapping[str, Path] = field(default_factory=dict)
+    cache: Path | None = None
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an experiment gave.
+
+    Attributes:
+        rows: the table.
+        settings: what was trained, in words a reader can repeat: name to value.
+        details: further values, each a table of plain JSON values by name.
+    """
+
+    rows: tuple[Row, ...]
+    settings: Mapping[str, str]
+    details: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment of a paper that can be run.
+
+    Attributes:
+        paper: short name of the paper, "chowers2023".
+        name: short name within the paper.
+        shows: what it shows, in one sentence.
+        claim: what the paper says, and where.
+        data: names of the data sets it needs.
+        costs: for each scale, the time it takes, with what.
+        run: runs it.
+    """
+
+    paper: str
+    name: str
+    shows: str
+    claim: str
+    data: tuple[str, ...]
+    costs: Mapping[Scale, str]
+    run: Callable[[Setup], Outcome]
+
+    @property
+    def key(self) -> str:
+        """The name "paper/name"."""
+        return f"{self.paper}/{self.name}"
+
+
+def titles() -> dict[str, str]:
+    """Returns short name to title of each paper."""
+    from convscope.papers import chowers2023
+
+    return {"chowers2023": chowers2023.TITLE}
+
+
+def experiments() -> dict[str, Experiment]:
+    """Returns all experiments by "paper/name", in the order of the tables.
+
+    Example:
+        >>> "chowers2023/formula" in experiments()
+        True
+    """
+    from convscope.papers import chowers2023
+
+    return {experiment.key: experiment for experiment in chowers2023.EXPERIMENTS}
+
+
+def chosen(names: Sequence[str]) -> list[Experiment]:
+    """Returns the experiments that names select: "paper/name", or "paper" for all of a paper.
+
+    Raises:
+        ConvscopeError: for a name that selects none.
+
+    Example:
+        >>> [e.name for e in chosen(["chowers2023/seeds"])]
+        ['seeds']
+    """
+    known = experiments()
+    found: dict[str, Experiment] = {}
+    for name in names:
+        selected = {key: e for key, e in known.items() if name in {key, e.paper}}
+        if not selected:
+            raise ConvscopeError(f"there is no experiment {name!r}; the names are {', '.join(known)}")
+        found |= selected
+    return [known[key] for key in known if key in found]

@@ -1,0 +1,129 @@
+"""Tables of the papers' values beside ours, made from saved results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from convscope.core.results import Number
+from convscope.papers.record import DONE, Record
+from convscope.papers.registry import Row, experiments, titles
+
+
+def markdown(records: Mapping[str, Record], source: str) -> str:
+    """Returns a page of Markdown with every experiment's table.
+
+    Args:
+        records: by experiment, as ``convscope.papers.record.read`` gives them.
+        source: the results file's name, which the page cites.
+    """
+    known = experiments()
+    order = [key for key in known if key in records] + [key for key in records if key not in known]
+    lines: list[str] = []
+    for paper in dict.fromkeys(records[key]["paper"] for key in order):
+        mine = [key for key in order if records[key]["paper"] == paper]
+        lines += [f"# {titles().get(paper, paper)}: the paper's values and ours", ""]
+        lines += [
+            f"Made from `{source}` by `convscope papers {source} -o PAGE.md`; do not edit. "
+            "Ours is mean ± standard deviation over n values; chance is the central 95 %. A value *agrees* when it "
+            "lies in the interval that the experiment names; trivial curves and alternatives stand beside it, and "
+            "the verdict names one that does as well or better.",
+            "",
+        ]
+        for key in mine:
+            lines += _section(key, records[key])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _section(key: str, record: Record) -> list[str]:
+    lines = [f"## {key}", "", f"{record['shows']} {record['claim']}", "", f"    {record['command']}", ""]
+    if record["status"] != DONE:
+        return [*lines, f"**{record['status']}**: {'; '.join(record['wanted'])}", ""]
+    rows = [Row.from_json(row) for row in record["rows"]]
+    lines += _table(
+        ("quantity", "paper", "ours", "n", "chance", "beside it", "verdict"),
+        (
+            (
+                row.quantity + (f" ({row.note})" if row.note else ""),
+                row.paper,
+                _value(row.ours),
+                str(row.n),
+                _chance(row.ours),
+                "; ".join(f"{name} {_plain(value)}" for name, value in row.baselines.items()),
+                row.verdict
+                + (
+                    ""
+                    if row.expected is None
+                    else f" (expected {_plain(row.expected[0])} to {_plain(row.expected[1])})"
+                ),
+            )
+            for row in rows
+        ),
+    )
+    settings = [f"{name}: {value}" for name, value in record["settings"].items()]
+    versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
+    lines += ["", *(f"- {line}" for line in settings)]
+    lines += [f"- scale {record['scale']}; {_duration(record)}; {versions}; {record['finished']}", ""]
+    for name, table in record["details"].items():
+        if table:
+            lines += ["<details>", f"<summary>{name.replace('_', ' ')}</summary>", ""]
+            lines += _table(tuple(table[0]), ([_cell(value) for value in line.values()] for line in table))
+            lines += ["", "</details>", ""]
+    return lines
+
+
+def text(key: str, record: Record) -> str:
+    """Returns an experiment's results as lines for a terminal.
+
+    Args:
+        key: the experiment's name.
+        record: what it gave.
+    """
+    if record["status"] != DONE:
+        return f"{key}: {record['status']}\n  " + "\n  ".join(record["wanted"])
+    lines = [f"{key}: {record['shows']}"]
+    for row in (Row.from_json(data) for data in record["rows"]):
+        beside = ", ".join(f"{name} {_plain(value)}" for name, value in row.baselines.items())
+        lines += [f"  {row.quantity}", f"    paper {row.paper}; ours {_value(row.ours)} (n = {row.n}); {row.verdict}"]
+        lines += [f"    beside it: {beside}"] if beside else []
+    return "\n".join(lines)
+
+
+def _duration(record: Record) -> str:
+    training = sum(line["training seconds"] for line in record["details"].get("networks", ()))
+    return f"training of its networks {training / 60:.0f} min (shared with other experiments), all else included"
+
+
+def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    return [line(head), line("---" for _ in head), *(line(cells) for cells in body)]
+
+
+def _value(number: Number) -> str:
+    if number.spread is None:
+        return _plain(number.value)
+    return f"{_plain(number.value)} ± {_plain(number.spread)}"
+
+
+def _chance(number: Number) -> str:
+    if number.chance is None:
+        return ""
+    return f"{_plain(number.chance[0])} to {_plain(number.chance[1])} ({number.chance_name})"
+
+
+def _plain(value: float) -> str:
+    if math.isnan(value):
+        return "undefined"
+    digits = 3 if abs(value) < 0.095 and abs(value) >= 5e-4 else 2
+    return (f"{value:.0f}" if abs(value) >= 10 else f"{value:.{digits}f}").replace("-", "−")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return _plain(value)
+    if isinstance(value, list):
+        return " ".join(_plain(v) for v in value)
+    return "" if value is None else str(value)

@@ -1,0 +1,183 @@
+"""First layers of networks trained for the papers' experiments, each trained once and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from convscope.papers.data import LabelledImages
+from convscope.training.loop import LabelKind, Snapshots, accuracy, relabel, train
+from convscope.training.networks import SmallVGG
+
+_FIRST = "features.0.weight"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a trained network, the images apart.
+
+    Attributes:
+        labels: "true" or "permuted".
+        seed: of the initial weights, the order of images and the permutation of labels.
+        epochs: number of times that every image is visited.
+        widths: filters of each stage of the network (``SmallVGG``), the first layer's first.
+        lr: SGD's step size; constant, without momentum and weight decay, as in the paper's code.
+        batch_size: images a step.
+        component: index of the principal component along which every patch is scaled, or None.
+        factor: alpha, the scaling of that component's coefficient; 1 changes nothing.
+    """
+
+    labels: LabelKind
+    seed: int
+    epochs: int
+    widths: tuple[int, ...] = (32, 48, 96)
+    lr: float = 0.05
+    batch_size: int = 50
+    component: int | None = None
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainedLayer:
+    """A first layer's way through a training.
+
+    Attributes:
+        recipe: how it was trained.
+        weights: {epochs completed: [k, 3, 3, 3]}; 0 is the initial weight, the largest the final one.
+        train_accuracy: share of the last epoch's images classified as labelled, during training.
+        test_accuracy: share of test images classified as their true labels say.
+        seconds: of training.
+    """
+
+    recipe: Recipe
+    weights: dict[int, Tensor]
+    train_accuracy: float
+    test_accuracy: float
+    seconds: float
+
+    @property
+    def initial(self) -> Tensor:
+        """The weights [k, 3, 3, 3] before training."""
+        return self.weights[0]
+
+    @property
+    def final(self) -> Tensor:
+        """The weights [k, 3, 3, 3] after training."""
+        return self.weights[max(self.weights)]
+
+
+class ScaledPatches(nn.Conv2d):
+    """A convolution that sees every patch with one principal component's coefficient scaled.
+
+    Chowers & Weiss (2023), appendix D.2: each patch P becomes ``P + (alpha - 1) <P, u> u``. The paper writes the
+    changed patches side by side into a larger image and gives the convolution a stride of its kernel. With
+    ``T = I + (alpha - 1) u u^T`` symmetric, filter w on patch T P responds as filter T w on patch P, so the same
+    function, and the same gradient for w, follows from the unchanged images.
+
+    Args:
+        conv: the convolution whose weights, padding and stride to take over.
+        direction: [d], u, of unit length, in the order of ``weight.flatten(1)``.
+        factor: alpha.
+    """
+
+    change: Tensor
+
+    def __init__(self, conv: nn.Conv2d, direction: Tensor, factor: float) -> None:
+        kernel, stride, padding = (tuple(getattr(conv, name)) for name in ("kernel_size", "stride", "padding"))
+        super().__init__(conv.in_channels, conv.out_channels, kernel, stride, padding, bias=False)
+        self.weight = conv.weight
+        u = direction.to(conv.weight)
+        self.register_buffer("change", torch.eye(len(u)) + (factor - 1) * torch.outer(u, u), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns the responses [n, k, h', w'] to the changed patches of images [n, c, h, w]."""
+        filters = (self.weight.flatten(1) @ self.change).view_as(self.weight)
+        return F.conv2d(images, filters, None, self.stride, self.padding)
+
+
+@dataclass
+class Trainer:
+    """Trains networks on one data set, and reads back those that it has trained before.
+
+    Attributes:
+        train: images to learn.
+        test: images for the test accuracy.
+        directions: float64 [d, d], columns are the principal components of the training patches.
+        folder: where trained layers are kept between calls, or None: only in memory.
+        progress: whether to show progress bars.
+    """
+
+    train: LabelledImages
+    test: LabelledImages
+    directions: Tensor
+    folder: Path | None = None
+    progress: bool = True
+    memory: dict[str, TrainedLayer] = field(default_factory=dict)
+
+    def __call__(self, recipe: Recipe) -> TrainedLayer:
+        """Returns the trained first layer of a recipe."""
+        key = self._key(recipe)
+        if key not in self.memory:
+            self.memory[key] = self._load(recipe, key) or self._train(recipe, key)
+        return self.memory[key]
+
+    def _key(self, recipe: Recipe) -> str:
+        text = json.dumps([self.train.fingerprint, self.test.fingerprint, asdict(recipe)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _load(self, recipe: Recipe, key: str) -> TrainedLayer | None:
+        path = None if self.folder is None else self.folder / f"{key}.safetensors"
+        if path is None or not path.is_file():
+            return None
+        with safe_open(path, "pt") as file:
+            numbers = json.loads(file.metadata()["numbers"])
+            weights = {int(name): file.get_tensor(name) for name in file.keys()}  # ruff: ignore[in-dict-keys] (not a dictionary)
+        return TrainedLayer(recipe, weights, **numbers)
+
+    def _train(self, recipe: Recipe, key: str) -> TrainedLayer:
+        with torch.random.fork_rng():
+            torch.manual_seed(recipe.seed)
+            network = SmallVGG(10, 3, recipe.widths)
+        if recipe.component is not None:
+            plain = network.features[0]
+            assert isinstance(plain, nn.Conv2d)
+            network.features[0] = ScaledPatches(plain, self.directions[:, recipe.component], recipe.factor)
+        marks = [0, *(2**i for i in range(recipe.epochs.bit_length()) if 2**i < recipe.epochs), recipe.epochs]
+        snapshots = Snapshots([_FIRST], marks)
+        title = f"{recipe.labels} labels, seed {recipe.seed}"
+        if recipe.component is not None:
+            title += f", component {recipe.component} x {recipe.factor:g}"
+        run = train(
+            network,
+            self.train.images,
+            relabel(self.train.labels, recipe.labels, recipe.seed),
+            epochs=recipe.epochs,
+            lr=recipe.lr,
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            progress=title if self.progress else False,
+            callbacks=[snapshots],
+        )
+        if not run.complete:
+            raise KeyboardInterrupt
+        numbers = {
+            "train_accuracy": run.history[-1].accuracy,
+            "test_accuracy": accuracy(network, self.test.images, self.test.labels),
+            "seconds": sum(epoch.seconds for epoch in run.history),
+        }
+        weights = {epoch: state[_FIRST].contiguous() for epoch, state in snapshots.kept.items()}
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            tensors = {str(epoch): weight for epoch, weight in weights.items()}
+            partial = self.folder / f"{key}.part"
+            save_file(tensors, partial, {"numbers": json.dumps(numbers), "recipe": json.dumps(asdict(recipe))})
+            partial.replace(self.folder / f"{key}.safetensors")
+        return TrainedLayer(recipe, weights, **numbers)

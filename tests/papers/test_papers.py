@@ -1,0 +1,186 @@
+"""The papers' experiments on a tiny stand-in for CIFAR-10: they run, are kept, and are printed honestly."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from click.testing import CliRunner
+from torch import nn
+
+from convscope.cli.papers import papers
+from convscope.core.errors import ConvscopeError
+from convscope.core.geometry import ConvGeometry
+from convscope.core.results import Number
+from convscope.firstlayer.heldout import scale_patches
+from convscope.papers import laboratory, record, table
+from convscope.papers.data import cifar10, locate
+from convscope.papers.registry import SCALES, Row, Setup, chosen, experiments
+from convscope.papers.trained import Recipe, ScaledPatches, Trainer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cifar")
+    random = np.random.default_rng(0)
+    for split, n in (("train", 80), ("test", 20)):
+        smooth = F.avg_pool2d(torch.from_numpy(random.random((n, 3, 32, 32))), 5, 1, 2).permute(0, 2, 3, 1).numpy()
+        labels = np.arange(n) % 10
+        images = (255 * np.clip((smooth - 0.5) * 3 + 0.3 + labels[:, None, None, None] / 25, 0, 1)).astype(np.uint8)
+        np.savez(path / f"cifar10_{split}.npz", **{f"x_{split}": images, f"y_{split}": labels})
+    return path
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    size = laboratory.Size(60, 20, 2, 2, (4, 4), 0.05, 20, (2, 5))
+    monkeypatch.setattr(laboratory, "SIZES", dict.fromkeys(SCALES, size))
+    laboratory._prepared.cache_clear()
+    yield size
+    laboratory._prepared.cache_clear()
+
+
+def test_every_experiment_runs_and_survives_its_file(folder, tiny, tmp_path):
+    setup = Setup("smoke", {"cifar10": folder}, tmp_path / "cache", progress=False)
+    path = tmp_path / "results" / "chowers.json"
+    for experiment, result in record.run_all(chosen(["chowers2023"]), setup, "convscope papers NAME"):
+        assert result["status"] == record.DONE
+        assert result["command"] == f"convscope papers {experiment.key}"
+        assert set(experiment.costs) == set(SCALES)
+        for data in result["rows"]:
+            row = Row.from_json(data)
+            assert json.loads(json.dumps(row.to_json(), allow_nan=False)) == json.loads(json.dumps(data))
+            assert row.n >= 1
+        record.add(path, experiment.key, result)
+    records = record.read(path)
+    assert list(records) == list(experiments())
+    page = table.markdown(records, "results.json")
+    for data in (row for result in records.values() for row in result["rows"]):
+        assert data["quantity"] in page
+    # Three kinds of networks were trained, each once: true and permuted, two seeds, and two scaled components.
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 4 + 4
+
+
+def test_trained_layers_are_kept_and_equal(folder, tmp_path):
+    data, test = cifar10(folder, 40), cifar10(folder, 20, "test")
+    recipe = Recipe("permuted", 1, 2, (4, 4), 0.05, 20, 3, 2.0)
+    trainer = Trainer(data, test, torch.eye(27).double(), tmp_path, progress=False)
+    first = trainer(recipe)
+    assert trainer(recipe) is first
+    again = Trainer(data, test, torch.eye(27).double(), tmp_path, progress=False)(recipe)
+    fresh = Trainer(data, test, torch.eye(27).double(), None, progress=False)(recipe)
+    for other in (again, fresh):
+        assert other.weights.keys() == first.weights.keys() == {0, 1, 2}
+        assert all(torch.equal(other.weights[k], first.weights[k]) for k in first.weights)
+        assert other.test_accuracy == first.test_accuracy
+    assert torch.equal(first.final, first.weights[2])
+    plain = trainer(replace(recipe, component=None, factor=1.0))
+    neutral = trainer(replace(recipe, factor=1.0))
+    assert torch.allclose(plain.final, neutral.final, atol=1e-6)
+    assert not torch.allclose(plain.final, first.final, atol=1e-3)
+
+
+def test_scaled_patches_equal_tiles():
+    conv = nn.Conv2d(3, 4, 3, padding=1, bias=False).double()
+    u = F.normalize(torch.randn(27, dtype=torch.float64), dim=0)
+    images = torch.randn(2, 3, 7, 6, dtype=torch.float64)
+    tiles, geometry = scale_patches(images, ConvGeometry.of(conv), u, 3.0)
+    weight = conv.weight.detach().clone().requires_grad_()
+    tiled = F.conv2d(tiles, weight, stride=geometry.stride)
+    ours = ScaledPatches(conv, u, 3.0).double()(images)
+    assert torch.allclose(ours, tiled, atol=1e-12)
+    direction = torch.randn_like(tiled)
+    (by_tiles,) = torch.autograd.grad((tiled * direction).sum(), weight)
+    (by_ours,) = torch.autograd.grad((ours * direction).sum(), conv.weight)
+    assert torch.allclose(by_ours, by_tiles, atol=1e-10)
+
+
+def test_data_are_found_and_refused(folder, tmp_path, monkeypatch):
+    monkeypatch.delenv("CONVSCOPE_DATA", raising=False)
+    assert locate("cifar10", {}) is None
+    assert locate("cifar10", {"cifar10": folder}) == folder
+    with pytest.raises(ConvscopeError, match="no such path"):
+        locate("cifar10", {"cifar10": tmp_path / "none"})
+    monkeypatch.setenv("CONVSCOPE_DATA", str(folder))
+    assert locate("cifar10", {}) == folder
+    monkeypatch.setenv("CONVSCOPE_DATA", str(tmp_path))
+    assert locate("cifar10", {}) is None
+    (tmp_path / "cifar10").mkdir()
+    assert locate("cifar10", {}) == tmp_path / "cifar10"
+    with pytest.raises(ConvscopeError, match="holds no train images"):
+        cifar10(tmp_path / "cifar10", 10)
+    np.savez(tmp_path / "cifar10" / "train.npz", x_train=np.zeros((3, 8, 8)), y_train=np.zeros(3))
+    with pytest.raises(ConvscopeError, match="x_train float64"):
+        cifar10(tmp_path / "cifar10", 10)
+
+
+def test_images_are_normalised_and_in_order(folder):
+    data = cifar10(folder, 30)
+    with np.load(folder / "cifar10_train.npz") as arrays:
+        pixel = arrays["x_train"][29, 4, 5, 1] / 255
+    assert data.images.shape == (30, 3, 32, 32)
+    assert abs(float(data.images[29, 1, 4, 5]) - (pixel - 0.4822) / 0.2435) < 1e-6
+    assert data.labels.tolist() == [i % 10 for i in range(30)]
+    assert data.fingerprint != cifar10(folder, 31).fingerprint
+    assert len(cifar10(folder, 1000).labels) == 80
+
+
+def test_verdicts():
+    row = Row("q", "0.9", (0.8, 1.0), Number(0.85), 3, {"a": 0.7, "b": 0.849}, "", "higher")
+    assert row.verdict == "agrees; b does as well"
+    assert replace(row, ours=Number(0.7), baselines={"a": 0.9}).verdict == "differs; a does better"
+    assert replace(row, baselines={"a": 0.2}).verdict == "agrees; ahead of the rest"
+    assert replace(row, baselines={"a": 0.2}, better="lower").verdict == "agrees; a does better"
+    assert replace(row, expected=None, better="").verdict == "no number to compare"
+    assert replace(row, ours=Number(float("nan")), better="").verdict == "differs"
+
+
+def test_missing_data_is_a_row_and_replaces_nothing(tmp_path, monkeypatch):
+    monkeypatch.delenv("CONVSCOPE_DATA", raising=False)
+    ((experiment, missing),) = record.run_all(chosen(["chowers2023/seeds"]), Setup("smoke"), "convscope papers NAME")
+    assert missing["status"] == record.MISSING
+    assert "cifar10=PATH" in missing["wanted"][0]
+    assert "not run (data missing)" in table.text(experiment.key, missing)
+    assert "not run (data missing)" in table.markdown({experiment.key: missing}, "r.json")
+    path = tmp_path / "r.json"
+    record.add(path, "x", {"status": record.DONE, "rows": [1]})
+    record.add(path, "x", missing)
+    assert record.read(path)["x"]["status"] == record.DONE
+    path.write_text('{"schema": 99}')
+    with pytest.raises(ConvscopeError, match="schema 1"):
+        record.add(path, "x", missing)
+
+
+def test_unknown_experiment():
+    with pytest.raises(ConvscopeError, match="chowers2023/seeds"):
+        chosen(["chowers2023/other"])
+
+
+def test_command(folder, tiny, tmp_path, monkeypatch):
+    monkeypatch.delenv("CONVSCOPE_DATA", raising=False)
+    run = CliRunner().invoke
+    listed = run(papers, [])
+    assert listed.exit_code == 0
+    assert all(key in listed.output for key in experiments())
+    path, page = tmp_path / "r.json", tmp_path / "page.md"
+    done = run(papers, ["chowers2023/labels", "--scale", "smoke", "--data", f"cifar10={folder}", "-o", str(path)])
+    assert done.exit_code == 0, done.output
+    assert "paper around 0; ours" in done.output
+    shown = run(papers, [str(path)])
+    assert shown.output in done.output
+    assert run(papers, [str(path), "-o", str(page)]).exit_code == 0
+    assert f"convscope papers chowers2023/labels --scale smoke --data cifar10={folder}" in page.read_text()
+    assert "not run (data missing)" in run(papers, ["chowers2023/seeds"]).output
+    for wrong in (
+        ["chowers2023/none"],
+        ["chowers2023", "--data", "cifar10"],
+        ["chowers2023", "--data", "mnist=."],
+        ["chowers2023", "--data", "cifar10=/nowhere/at/all"],
+        ["chowers2023", "-o", "x.txt"],
+        [str(path), "chowers2023"],
+        [str(tmp_path / "none.json")],
+        [str(path), "-o", str(tmp_path / "other.json")],
+    ):
+        assert isinstance(run(papers, wrong).exception, ConvscopeError), wrong
