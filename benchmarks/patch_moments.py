@@ -1,8 +1,7 @@
 """Patch moments against torch.nn.functional.unfold and a matrix product: one thread, all four attributes, ten folds.
 
     python benchmarks/patch_moments.py            # the table of speeds
-    python benchmarks/patch_moments.py --grid     # does the rule pick well? kernels x strides x sizes
-    python benchmarks/patch_moments.py --fit      # refit the rule's constants (core/correlation.py)
+    python benchmarks/patch_moments.py --grid     # does the rule pick well? and its constants, refitted (core/choice.py)
 
 A time is the minimum of several repetitions of CPU time (the process has one thread, so other programs on the
 machine matter less than for wall time). The rows of a table alternate between the candidates, so that all see the
@@ -14,13 +13,15 @@ import argparse
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.optimize import nnls
 from torch import Tensor
 
 from convscope.core.accumulate import Folded
 from convscope.core.batches import Batch
-from convscope.core.correlation import fastest
+from convscope.core.choice import fastest, work
 from convscope.core.geometry import ConvGeometry
 from convscope.core.moments import PatchMomentsAccumulator
 
@@ -123,8 +124,9 @@ def speeds(repeats: int) -> None:
 
 
 def cases() -> list[tuple[int, int, int, int]]:
+    """Images, pixels, kernel, stride."""
     return [
-        (64 if size == 32 else 8, size, kernel, stride)
+        (64 if size == 32 else 8 if kernel < 11 or stride > 2 else 2, size, kernel, stride)
         for size in (32, 224)
         for kernel in (3, 5, 7, 11, 16)
         for stride in dict.fromkeys((1, 2, 4, kernel))
@@ -132,15 +134,21 @@ def cases() -> list[tuple[int, int, int, int]]:
 
 
 def grid(repeats: int, dtype: torch.dtype) -> None:
+    """Prints the time of every path and the rule's pick; then constants of the rule that fit these times best."""
     hits, worst, count = 0, float("inf"), 0
+    samples: dict[str, list[tuple[tuple[float, ...], float]]] = {}
     print(f"{'pixels':>6} {'k':>3} {'s':>2} {'base':>8} {'unfold':>8} {'strips':>8} {'fft':>8}  picks     over best  over base")
     for n, size, kernel, stride in cases():
         x, batch, geometry = setting(n, size, kernel, stride, dtype)
         methods = ["unfold", "strips"] + (["fft"] if stride == 1 else [])
         run: dict[str, Callable[[], object]] = {m: lambda m=m: ours(x, batch, geometry, m) for m in methods}
         run |= {f: lambda f=f: baseline(x, batch, geometry, f == "flat") for f in ("bmm", "flat")}
-        best = times(run, repeats, 3.0)
-        picked = fastest(geometry, *geometry.covered(*geometry.output_size(size, size)), dtype.itemsize)
+        best = times(run, repeats, 2.0)
+        padded = geometry.covered(*geometry.output_size(size, size))
+        folds = len((batch.fold % FOLDS).unique())
+        for m in methods:
+            samples.setdefault(m, []).append((work(m, geometry, *padded, n / folds), 1e6 * best[m] / folds))
+        picked = fastest(geometry, *padded, dtype.itemsize, n / folds)
         least = min(best[m] for m in methods)
         base = min(best["bmm"], best["flat"])
         hits, count = hits + (best[picked] <= 1.1 * least), count + 1
@@ -152,6 +160,9 @@ def grid(repeats: int, dtype: torch.dtype) -> None:
             flush=True,
         )
     print(f"{dtype}: within 10 % of the fastest path in {hits} of {count} cases; at worst {worst:.2f}x of the baseline's speed")
+    for m, rows in samples.items():
+        matrix = np.array([[w / t for w in terms] for terms, t in rows])
+        print(f'    ("{m}", {dtype.itemsize}): ({", ".join(f"{v:.3g}" for v in nnls(matrix, np.ones(len(rows)))[0])}),')
 
 
 if __name__ == "__main__":

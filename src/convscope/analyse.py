@@ -173,7 +173,7 @@ def _strip(images: Tensor) -> tuple[np.ndarray, str]:
     if side > 112:
         shown = torch.nn.functional.interpolate(shown, scale_factor=112 / side, mode="area")
     pixels = (shown.permute(0, 2, 3, 1) * 255).round().clamp(0, 255).to(torch.uint8).numpy()
-    return pixels, f"as the network saw them: {low:.2g} is black, {high:.2g} white"
+    return pixels, f"{low:.2g} is black, {high:.2g} white"
 
 
 def provenance(command: str | None, start: float, seeds: Mapping[str, int] | None = None) -> Provenance:

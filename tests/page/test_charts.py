@@ -70,6 +70,23 @@ def test_lines_survive_odd_values(y, log):
     draw(chart)
 
 
+def test_a_family_of_curves_is_labelled_at_its_peaks():
+    x = np.arange(20)
+    family = [Curve(np.exp(-((x - p) ** 2) / 9), f"age {p}", "theory") for p in (3, 9, 15)]
+    chart = lines(family, xlabel="x", ylabel="y", **WORDS)
+    assert [(t.get_text(), t.xy[0]) for t in chart.axes[0].texts] == [("age 3", 4), ("age 9", 10), ("age 15", 16)]
+
+
+def test_chance_without_a_spread_is_a_line():
+    assert len(curve_chart(band=Band(0.2, 0.2)).axes[0].get_lines()) == len(curve_chart().axes[0].get_lines()) + 1
+
+
+def test_a_band_to_zero_does_not_squeeze_a_log_axis():
+    chart = curve_chart(band=Band(0.0, 0.4), ylog=True)
+    low = np.exp(-np.arange(10) / 3).min() ** 2
+    assert low / 4 < chart.axes[0].get_ylim()[0] < low
+
+
 def test_lines_accept_tensors():
     chart = lines([Curve(torch.arange(3.0), "a")], xlabel="x", ylabel="y", **WORDS)
     assert chart.data["a"] == [0, 1, 2]
@@ -177,8 +194,7 @@ def test_matrix_writes_its_values():
         matrix([[1.0]], unit="", rows=["a"], columns=["b", "c"], **WORDS)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (60, 2), (50, 50)])
-@pytest.mark.parametrize("diverging", [False, True])
+@pytest.mark.parametrize(("shape", "diverging"), [((1, 1), True), ((1, 40), False), ((60, 2), True), ((40, 40), False)])
 def test_matrix_of_any_shape(shape, diverging):
     values = np.full(shape, math.nan) if shape == (1, 1) else np.arange(math.prod(shape)).reshape(shape)
     names = [f"features.{i}.conv" for i in range(60)]

@@ -59,8 +59,8 @@ def test_every_experiment_runs_and_survives_its_file(folder, tiny, tmp_path):
     page = table.markdown(records, "results.json")
     for data in (row for result in records.values() for row in result["rows"]):
         assert data["quantity"] in page
-    # Three kinds of networks were trained, each once: true and permuted, two seeds, and two scaled components.
-    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 4 + 4
+    # Each network was trained once: two kinds of labels, two seeds; two wide ones; two scaled components of each kind.
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 4 + 2 + 4
 
 
 def test_trained_layers_are_kept_and_equal(folder, tmp_path):

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from convscope.core.choice import fastest
 from convscope.core.geometry import ConvGeometry
 from convscope.core.spectra import SpectralProducts
 from convscope.core.strips import StripProducts
@@ -18,7 +19,13 @@ MAX_IMAGES = 64  # of one fold in a product: more would lose small eigenvalues i
 
 
 class PatchProducts(Protocol):
-    """One way to sum p_a p_b^T over positions and images."""
+    """One way to sum p_a p_b^T over positions and images.
+
+    Attributes:
+        canvas: height and width that images are best embedded in, with zeros below and to the right.
+    """
+
+    canvas: tuple[int, int]
 
     def bytes_per_image(self, element_size: int) -> int:
         """Returns the memory that the intermediate tensors of one image take, in bytes."""
@@ -48,6 +55,7 @@ class UnfoldProducts:
 
     def __init__(self, geometry: ConvGeometry, height: int, width: int, *, symmetric: bool) -> None:
         self.geometry, self.symmetric = geometry, symmetric
+        self.canvas = (height, width)
         self.rows, self.columns = geometry.positions(height, width)
 
     def bytes_per_row(self, element_size: int) -> int:
@@ -95,6 +103,7 @@ def products_for(
     symmetric: bool = True,
     method: Method = "auto",
     element_size: int = 8,
+    images: float = 1.0,
 ) -> PatchProducts:
     """Returns the path for padded images of this size.
 
@@ -104,18 +113,16 @@ def products_for(
         width: as ``height``.
         symmetric: whether the two sets of images are the same.
         method: "unfold", "strips", "fft" (strips where the stride is not 1), or "auto": the fastest expected.
+        element_size: bytes of a number, 4 or 8.
+        images: about how many images a fold has.
     """
     if method == "auto":
-        method = fastest(geometry, height, width, element_size)
+        method = fastest(geometry, height, width, element_size, images)
     if method == "unfold":
         return UnfoldProducts(geometry, height, width, symmetric=symmetric)
     if method == "fft" and geometry.stride == (1, 1):
         return SpectralProducts(geometry, height, width, symmetric=symmetric)
     return StripProducts(geometry, height, width, symmetric=symmetric)
-
-
-def fastest(geometry: ConvGeometry, height: int, width: int, element_size: int) -> Method:
-    return "fft" if geometry.stride==(1,1) and geometry.kernel[0]>5 else "strips"
 
 
 def chunk_images(products: PatchProducts, element_size: int) -> int:

@@ -163,11 +163,12 @@ def without_borders(full: Tensor, border: Tensor | None, axis: Axis) -> Tensor:
         return full
     s, size = axis.stride, axis.border + axis.stride
     first, last = border[:, 0], border[:, 1]
+    o = axis.offsets
     before = border.new_zeros(border.shape[0], size, size, *border.shape[4:])
-    after = torch.zeros_like(before)
     for k in range(axis.border):
         torch.add(before[:, k, : axis.border], first[:, k], out=before[:, k + s, s:])
+    result = full - before[:, o[:, None], o]
+    after = before.zero_()
     for k in reversed(range(axis.border)):
         torch.add(after[:, k + s, s:], last[:, k], out=after[:, k, : axis.border])
-    o = axis.offsets
-    return full - before.add_(after)[:, o[:, None], o]
+    return result.sub_(after[:, o[:, None], o])

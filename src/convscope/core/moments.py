@@ -210,6 +210,7 @@ class PatchMomentsAccumulator(Sums[PatchMoments]):
                 symmetric=(dy, dx) == (0, 0),
                 method=self.method,
                 element_size=dtype.itemsize,
+                images=len(x) / len(fold.unique()),
             )
             for dy, dx in dict.fromkeys(((0, 0), *self.lags))
             if abs(dy) // geometry.stride[0] < rows and abs(dx) // geometry.stride[1] < columns
@@ -220,7 +221,8 @@ class PatchMomentsAccumulator(Sums[PatchMoments]):
         for members, table in alike(fold, chunk):
             sums: dict[Lag, tuple[Tensor, ...]] = {}
             for where in table.split(min(max(chunk // len(members), 1), MAX_IMAGES)):
-                images = self._images(x, where, dtype, shift)[..., :height, :width]
+                canvas = self._canvas(x, where, dtype, shift, (height, width), paths[0, 0].canvas)
+                images = canvas[..., :height, :width]
                 real, rows_of = where >= 0, where[where >= 0]
                 for lag, path in paths.items():
                     here, there = _lagged_pair(images, *lag)
@@ -228,7 +230,7 @@ class PatchMomentsAccumulator(Sums[PatchMoments]):
                     means[lag][1, rows_of] = means[lag][0, rows_of] if there is here else self._means(there, where)
                     if not means[lag][:, rows_of].isfinite().all():
                         _raise_non_finite(x, batch)
-                    part = path(here, there)
+                    part = path(canvas, canvas) if there is here else path(here, there)
                     sums[lag] = tuple(s + t for s, t in zip(sums[lag], part, strict=True)) if lag in sums else part
             for lag, path in paths.items():
                 second[lag][members] = path.assemble(*sums[lag]).unflatten(0, (len(members), -1))
@@ -256,13 +258,32 @@ class PatchMomentsAccumulator(Sums[PatchMoments]):
             terms["class first"] = by_fold(average, cell, folds * self.classes).unflatten(0, (folds, self.classes))
         return terms
 
-    def _images(self, x: Tensor, where: Tensor, dtype: torch.dtype, shift: Tensor | None) -> Tensor:
-        """Returns the padded images at [m, f] as [m, f * g, c, h, w], less the shift; zero where there is none."""
-        images = _padded(x[where.flatten().clamp(min=0).to(x.device)].to(dtype), self.geometry)
+    def _canvas(
+        self,
+        x: Tensor,
+        where: Tensor,
+        dtype: torch.dtype,
+        shift: Tensor | None,
+        size: tuple[int, int],
+        canvas: tuple[int, int],
+    ) -> Tensor:
+        """Returns the padded images at [m, f], less the shift, in the corner of a canvas: [m, f * g, c, height, width].
+
+        Only ``size`` of a padded image is visited by the convolution. Where no image is (-1), all is zero.
+        """
+        slots = where.flatten()
+        images = x[slots.clamp(min=0).to(x.device)].to(dtype)
+        if self.geometry.padding_mode != "zeros":
+            images = _padded(images, self.geometry)
+        top, left = (self.geometry.padding[k] if self.geometry.padding_mode == "zeros" else 0 for k in (0, 2))
+        out = images.new_zeros(len(slots), images.shape[1], *canvas)
+        images = images[:, :, : size[0] - top, : size[1] - left]
+        out[:, :, top : top + images.shape[2], left : left + images.shape[3]] = images
         if shift is not None:
-            images = images - shift.to(images)[:, None, None]
-        images[where.flatten() < 0] = 0
-        return images.view(len(where), where.shape[1] * self.geometry.groups, -1, *images.shape[2:])
+            out[:, :, : size[0], : size[1]] -= shift.to(images)[:, None, None]
+        if slots.min() < 0:
+            out[slots < 0] = 0
+        return out.view(len(where), where.shape[1] * self.geometry.groups, -1, *canvas)
 
     def _means(self, images: Tensor, where: Tensor) -> Tensor:
         """Returns the average patches [n, g, d] of the images that there are at [m, f]."""

@@ -14,8 +14,8 @@ class Source(Protocol):
 
     Attributes:
         name: what the page calls the data.
-        classes: class names, or None where the data has no labels. A source with labels whose names are
-            unknown names them "0", "1", ....
+        classes: class names, or None where the data has no labels, or where the number of classes is not known
+            before all is read. Labels whose number but not names are known are named "0", "1", ....
         n: number of images over all processes (after a limit), or None where it is unknown.
         fingerprint: changes when the images change; a pass resumes only on an equal one. Empty: cannot resume.
         sharded: True where ``batches`` gives each process its own share of the same images; False where the

@@ -17,7 +17,7 @@ from torch import Tensor
 from convscope.core.geometry import ConvGeometry
 from convscope.core.lines import Axis, axes, both_ends, line_products, without_borders
 
-_BORDER_STRIP = 8  # positions; the cost is nearly flat from 4 to 16
+_BORDER_STRIP = 4  # positions; the lines at the border are few, so that long strips cost more than they save
 
 
 class SpectralProducts:
@@ -34,19 +34,19 @@ class SpectralProducts:
         self.geometry, self.symmetric = geometry, symmetric
         self.rows, self.columns = axes(geometry, height, width)
         # Room for the largest distance, so that nothing wraps around.
-        self.size = (fft_size(height + self.rows.border), fft_size(width + self.columns.border))
+        self.canvas = (fft_size(height + self.rows.border), fft_size(width + self.columns.border))
 
     def bytes_per_image(self, element_size: int) -> int:
         """Returns the size of one image's spectrum, as it is padded, and as it is multiplied by one channel."""
-        spectrum = self.geometry.channels * self.size[0] * self.size[1] * element_size
+        spectrum = self.geometry.channels * self.canvas[0] * self.canvas[1] * element_size
         return 4 * spectrum * (1 if self.symmetric else 2)
 
     def __call__(self, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
         """Returns the sums over all pixels, over the border's rows, and over the border's columns.
 
         Args:
-            a: [n, g, c, h, w].
-            b: [n, g, c, h, w]; the same tensor as ``a`` for second moments.
+            a: [n, g, c, h, w], or on a canvas of zeros of the size ``canvas``, which spares a copy.
+            b: as ``a``; the same tensor for second moments.
 
         Returns:
             full: float64 [g, c, c, row lags, column lags], over all pixels.
@@ -55,19 +55,22 @@ class SpectralProducts:
             side: float64 [g, 2, c, border, q, c, border, q], of pairs of columns at the left and the right;
                 empty without border.
         """
-        return self._full(a, b), self._top(a, b), self._side(a, b)
+        full = self._full(a, b)
+        x = a[..., : self.rows.size, : self.columns.size]
+        y = x if b is a else b[..., : self.rows.size, : self.columns.size]
+        return full, self._top(x, y), self._side(x, y)
 
     def _full(self, a: Tensor, b: Tensor) -> Tensor:
-        x = torch.fft.rfft2(a, s=self.size)
-        y = x if b is a else torch.fft.rfft2(b, s=self.size)
+        x = torch.fft.rfft2(a, s=self.canvas)
+        y = x if b is a else torch.fft.rfft2(b, s=self.canvas)
         g, c = a.shape[1:3]
-        vertical = _inverse(self.size[0], self.rows, half=False).to(device=a.device, dtype=x.dtype)
-        horizontal = _inverse(self.size[1], self.columns, half=True)
-        out = torch.zeros(g, c, c, len(vertical), len(horizontal), dtype=torch.float64)
+        vertical = _inverse(self.canvas[0], self.rows, half=False).to(device=a.device, dtype=x.dtype)
+        horizontal = _inverse(self.canvas[1], self.columns, half=True).T.contiguous()
+        out = torch.empty(g, c, c, len(vertical), horizontal.shape[1], dtype=torch.float64)
         for k in range(c):
             start = k if self.symmetric else 0
             power = (x[:, :, k, None].conj().resolve_conj() * y[:, :, start:]).sum(0)
-            out[:, k, start:] = ((vertical @ power).cpu().to(torch.complex128) @ horizontal.T).real
+            out[:, k, start:] = ((vertical @ power).cpu().to(torch.complex128) @ horizontal).real
         if self.symmetric:
             i, j = torch.tril_indices(c, c, -1)
             out[:, i, j] = out[:, j, i].flip(-2, -1)
@@ -100,11 +103,11 @@ class SpectralProducts:
         table = full[:, :, :, by_row].permute(0, 3, 4, 1, 2, 5)  # [g, q, q, c, c, column lags]
         if self.rows.border:  # [g, 2, c, l, c, l, lags] to [g, 2, l, l, c, c, lags]
             table = without_borders(table, top.permute(0, 1, 3, 5, 2, 4, 6), self.rows)
-        table = table[..., by_column].permute(0, 5, 6, 1, 2, 3, 4)  # [g, r, r, q, q, c, c]
-        if self.columns.border:  # [g, 2, c, l, q, c, l, q] to [g, 2, l, l, q, q, c, c]
-            table = without_borders(table, side.permute(0, 1, 3, 6, 4, 7, 2, 5), self.columns)
+        table = table[..., by_column].permute(0, 5, 6, 3, 1, 4, 2)  # [g, r, r, c, q, c, q]
+        if self.columns.border:  # [g, 2, c, l, q, c, l, q] to [g, 2, l, l, c, q, c, q]
+            table = without_borders(table, side.permute(0, 1, 3, 6, 2, 4, 5, 7), self.columns)
         d = self.geometry.patch_dim
-        return table.permute(0, 5, 3, 1, 6, 4, 2).reshape(-1, d, d)
+        return table.permute(0, 3, 4, 1, 5, 6, 2).reshape(-1, d, d)
 
 
 def fft_size(least: int) -> int:

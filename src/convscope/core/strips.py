@@ -27,6 +27,7 @@ class StripProducts:
     def __init__(self, geometry: ConvGeometry, height: int, width: int, *, symmetric: bool) -> None:
         self.geometry, self.symmetric = geometry, symmetric
         self.rows, self.columns = axes(geometry, height, width)
+        self.canvas = (height, width)
         self.length = strip_length(self.columns)
         self.classes, self.index = row_classes(self.rows, symmetric)
 
@@ -112,8 +113,12 @@ def row_classes(rows: Axis, symmetric: bool) -> tuple[list[tuple[int, int, int]]
 
 
 def strip_length(columns: Axis) -> int:
-    """Returns L: 8 positions, or the most below that whose pixels are evenly spaced.
+    """Returns L, the positions in a strip.
 
-    From 4 to 16 the cost is nearly flat: longer strips copy less and multiply more.
+    Long strips copy less and multiply more; about 16 pixels, or half as many more than the kernel spans, are near
+    the best measured. A divisor of the number of positions leaves nothing over.
     """
-    return next(n for n in range(min(8, columns.positions), 0, -1) if strip_pixels(columns, n)[0])
+    span = (columns.kernel - 1) * columns.dilation + 1
+    most = min((max(16, span + span // 2) - span) // columns.stride + 1, columns.positions)
+    lengths = [n for n in range(most, 0, -1) if strip_pixels(columns, n)[0]]
+    return next((n for n in lengths if 2 * n > most and columns.positions % n == 0), lengths[0])

@@ -160,6 +160,10 @@ def label_dependence(book: Notebook, tau: float) -> None:
     labels = e.kept.labels
     if labels is None or len(set(labels.tolist())) < 2:
         raise ConvscopeError("the kept images carry no labels of two classes: give labelled images of several classes")
+    if e.moments.n_images < 2 * first.classes:
+        raise ConvscopeError(
+            f"{first.classes} classes share {e.moments.n_images} images: give at least two images of each class on average"
+        )
     averages, energies = patch_energies(e.kept.x, e.moments.geometry, e.moments)
     null = permutation_null(averages, labels).nan_to_num(nan=0.0)
     shuffled = "permuted labels"

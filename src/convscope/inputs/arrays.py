@@ -12,6 +12,7 @@ from torch import Tensor
 
 from convscope.core.errors import ConvscopeError
 from convscope.inputs.files import file_fingerprint, open_zip, reason, regular_file, require_memory, shown
+from convscope.inputs.samples import LARGEST_LABEL
 from convscope.inputs.stores import Shape, Unreadable
 
 # Names under which image arrays are stored, and the names of their labels, the first that is there counts.
@@ -36,7 +37,6 @@ _LABELS = {
 }
 _NAMES = ("names", "classes", "class_names", "label_names", "wnids")
 _HINT = "save the images as .npy, which is read piece by piece"
-_LARGEST_LABEL = 100_000
 _SCANNED = 256  # images of a memory-mapped array that are looked at for the range of its values
 _SLACK = 1e-3  # resizing may leave values this far outside [0, 1]
 
@@ -74,6 +74,7 @@ class ArrayStore:
         self._images, self._channels_last = _as_images(images, name)
         self._scale = self._find_scale()
         self.classes, self._labels = self._find_classes(labels, names)
+        self.labelled = self._labels is not None
         self.groups = None if groups is None else self._find_groups(groups)
 
     def __len__(self) -> int:
@@ -153,7 +154,7 @@ class ArrayStore:
             return None, None
         if labels.dtype.kind == "b":
             labels = labels.astype(np.int64)
-        if not (labels.min() >= 0 and labels.max() < _LARGEST_LABEL):
+        if not (labels.min() >= 0 and labels.max() < LARGEST_LABEL):
             return self._numbered(labels)
         labels = labels.astype(np.int64)
         return _class_names(labels, names), labels

@@ -40,12 +40,10 @@ class DatasetStore:
         self.name, self.fingerprint = name, fingerprint
         self.notes: list[str] = []
         self._dataset = dataset
-        self.classes: tuple[str, ...] | None = None
-        if len(self):
-            label = self.read(0)[1]
-            if label is not None:
-                known = known_classes(dataset) or ()
-                self.classes = known if len(known) > label else tuple(map(str, range(label + 1)))
+        label = self.read(0)[1] if len(self) else None
+        self.labelled = label is not None
+        known = known_classes(dataset) if label is not None else None
+        self.classes = known if known is not None and label is not None and len(known) > label else None
 
     def __len__(self) -> int:
         return len(self._dataset)

@@ -48,6 +48,7 @@ class FolderStore:
             )
         names = sorted({kind for _, kind in self._files} - {""})
         self.classes = tuple(shown(name) for name in names) or None
+        self.labelled = self.classes is not None
         self._numbers: dict[str, int | None] = {"": None} | {name: k for k, name in enumerate(names)}
         loose = sum(not kind for _, kind in self._files)
         if names and loose:

@@ -100,14 +100,9 @@ class IterableSource:
 
     def _labels(self, value: Any, n: int) -> Tensor | None:
         labels = as_labels(value, n)
-        if labels is None:
-            if value is not None:
-                note = "labels that are not one class number an image were left out"
-                self.notes += [note] if note not in self.notes else []
-            return None
-        known = self.classes or ()
-        if n and int(labels.max()) >= len(known):
-            self.classes = known + tuple(str(k) for k in range(len(known), int(labels.max()) + 1))
+        note = "labels that are not one class number an image were left out"
+        if labels is None and value is not None and note not in self.notes:
+            self.notes.append(note)
         return labels
 
     def _given(self) -> Iterator[Any]:

@@ -296,7 +296,7 @@ def _damaged(tensors: dict[str, Tensor]) -> tuple[Skip, ...]:
 
 
 def _title(where: _Spec) -> str:
-    maker = "" if where.maker is None else where.maker
+    maker = "" if where.maker is None else where.maker.rpartition(":")[2]
     file = "" if where.file is None else shown(Path(where.file.name))
     prefix = "" if where.prefix is None else f"#{shown(where.prefix)}"
     return f"{maker}{'@' if maker and file else ''}{file}{prefix}" + ("@none" if where.random else "")

@@ -14,6 +14,7 @@ from convscope.core.errors import ConvscopeError
 from convscope.inputs.files import shown
 from convscope.inputs.pictures import to_tensor
 
+LARGEST_LABEL = 100_000  # beyond it a number is an identity, not a class
 _IMAGE_KEYS = ("images", "image", "img", "pixel_values", "x", "inputs")
 _LABEL_KEYS = ("labels", "label", "fine_label", "y", "target", "targets")
 
@@ -80,7 +81,7 @@ def as_labels(value: Any, n: int) -> Tensor | None:
     if labels.numel() != n or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         return None
     labels = labels.detach().cpu().reshape(n).to(torch.int64)
-    return labels if n == 0 or bool((labels >= 0).all()) else None
+    return labels if n == 0 or bool(((labels >= 0) & (labels < LARGEST_LABEL)).all()) else None
 
 
 def known_classes(dataset: Any) -> tuple[str, ...] | None:
@@ -97,29 +98,22 @@ def known_classes(dataset: Any) -> tuple[str, ...] | None:
     names = getattr(dataset, "classes", None)
     if isinstance(names, (list, tuple)) and names:
         return tuple(map(shown, names))
-    tensors = getattr(dataset, "tensors", None)
-    for given in (
-        getattr(dataset, "targets", None),
-        getattr(dataset, "labels", None),
-        tensors[1] if tensors and len(tensors) > 1 else None,
-    ):
-        if given is not None and len(given) and (labels := as_labels(given, len(given))) is not None:
-            return tuple(map(str, range(int(labels.max()) + 1)))
+    tensors = getattr(dataset, "tensors", None) or ()
+    for given in (getattr(dataset, "targets", None), getattr(dataset, "labels", None), *tensors[1:2]):
+        if (largest := _largest(given)) is not None:
+            return tuple(map(str, range(largest + 1)))
     if isinstance(dataset, (list, tuple)):
-        pairs = [item for item in dataset if isinstance(item, (list, tuple)) and len(item) > 1]
-        known = [largest for item in pairs if (largest := _largest(item[1])) is not None]
-        return tuple(map(str, range(max(known) + 1))) if known and len(known) == len(dataset) else None
+        every = [_largest(item[1]) if isinstance(item, (list, tuple)) and len(item) > 1 else None for item in dataset]
+        known = [largest for largest in every if largest is not None]
+        return tuple(map(str, range(max(known) + 1))) if known and len(known) == len(every) else None
     inner = getattr(dataset, "dataset", None)
     return None if inner is None else known_classes(inner)
 
 
 def _largest(value: Any) -> int | None:
-    n = (
-        value.numel()
-        if isinstance(value, Tensor)
-        else np.size(value)
-        if isinstance(value, (np.ndarray, list, int))
-        else 0
-    )
+    try:
+        n = torch.as_tensor(value).numel()
+    except (TypeError, ValueError, RuntimeError):
+        return None
     labels = as_labels(value, n) if n else None
     return None if labels is None else int(labels.max())

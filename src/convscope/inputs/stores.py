@@ -34,7 +34,8 @@ class Store(Protocol):
 
     Attributes:
         name: what the page calls the data.
-        classes: class names, or None without labels.
+        labelled: whether images have labels.
+        classes: class names, or None without labels and where their number is not known.
         groups: int64 [n], the source photograph of each image, or None: each its own.
         fingerprint: changes when the images change; empty where that is unknown.
         notes: sentences that a reader should know.
@@ -43,6 +44,7 @@ class Store(Protocol):
     """
 
     name: str
+    labelled: bool
     classes: tuple[str, ...] | None
     groups: Tensor | None
     fingerprint: str
@@ -194,18 +196,12 @@ class StoredSource:
             new = [skip for skip in read.skips if skip.what not in known]
             self.unreadable += new
             known.update(skip.what for skip in new)
-            self._count_classes(read.labels)
             index = torch.tensor(read.positions, dtype=torch.int64)
-            labels = None if self.classes is None else torch.tensor(read.labels, dtype=torch.int64)
+            labels = torch.tensor(read.labels, dtype=torch.int64) if self.store.labelled else None
             yield (
                 consumed,
                 Batch.of(read.images, labels, index, None if self.store.groups is None else self.store.groups[index]),
             )
-
-    def _count_classes(self, labels: list[int]) -> None:
-        # A data set that does not say how many classes it has shows them one by one.
-        if self.classes is not None and labels and max(labels) >= len(self.classes):
-            self.classes += tuple(str(k) for k in range(len(self.classes), max(labels) + 1))
 
     def _reads(self, pieces: list[list[int]], workers: int) -> Iterator[_Read]:
         dataset = _Pieces(self.store, self.shape, pieces)
@@ -284,6 +280,7 @@ class JoinedStore:
         if labelled and len(labelled) < len(parts):
             self.notes.append("labels were left out, since some of the files have none")
         self.classes = max(labelled, key=len) if len(labelled) == len(parts) else None
+        self.labelled = self.classes is not None
         if self.classes and any(classes != self.classes[: len(classes)] for classes in labelled):
             raise ConvscopeError("the files name their classes differently: give them one by one")
 

@@ -4,8 +4,9 @@ Roles (network, theory, initialisation, chance) have one colour and one dash eve
 """
 
 from convscope.page.canvas import Chart, style
-from convscope.page.curves import Band, Curve, bars, lines, points
+from convscope.page.curves import Band, Curve, lines
 from convscope.page.pictures import matrix, pictures
+from convscope.page.rows import bars, points
 from convscope.page.theme import COLOURS, DASHES, Role
 
 __all__ = [

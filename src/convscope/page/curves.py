@@ -1,9 +1,9 @@
-"""Curves, points and bars: what the network does, beside theory, initialisation and chance."""
+"""Curves: what the network does, beside theory, initialisation and chance."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.text import Text
 from numpy.typing import ArrayLike, NDArray
 
-from convscope.core.results import Number, finite
 from convscope.page.canvas import Chart, Column, numbers, set_scale, spread_apart, style, vector
-from convscope.page.theme import BAND_OPACITY, COLOURS, DASHES, INK, MUTED, Role, clean
+from convscope.page.theme import BAND_OPACITY, COLOURS, DASHES, Role, clean
 
+_Drawn = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]  # abscissae, values, spread
 _LABEL_SIZE = 10.5
 _LABEL_COLUMNS = 17  # characters of a direct label before it wraps
 _LABEL_LINE = 1.22  # height of a line of it, in units of its size
@@ -102,24 +102,37 @@ def lines(
     chart = Chart(caption=caption, alt=alt, how_to_read=how_to_read, height=height)
     lost = 0
     ends: list[tuple[float, str, Role]] = []
+    peaks: list[tuple[float, float, str, Role]] = []
     with style():
         axes = chart.add_subplot()
         drawn = [_prepare(curve) for curve in curves]
         # An axis without a positive value cannot be logarithmic.
         xlog = xlog and any(bool(np.any((x > 0) & np.isfinite(y))) for x, y, _ in drawn)
         ylog = ylog and any(bool(np.any((y > 0) & np.isfinite(x))) for x, y, _ in drawn)
+        families = _families(curves, drawn)
+        # A band that reaches down to nothing must not squeeze the curves.
+        floor = (
+            min(float(np.min(y[np.isfinite(y) & (y > 0)], initial=np.inf)) for _, y, _ in drawn) / 3 if ylog else 0.0
+        )
         if band is not None:
-            ends += _draw_band(axes, band, drawn[0][0], chart.data, xlabel, ylog=ylog)
+            ends += _draw_band(axes, band, drawn[0][0], chart.data, xlabel, floor)
         for order, (curve, (x, y, spread)) in enumerate(zip(curves, drawn, strict=True)):
             _record(chart.data, xlabel, curve.label or f"{curves[0].label} ({order + 1})", x, y, spread)
             kept = np.isfinite(x) & np.isfinite(y) & ~((xlog & (x <= 0)) | (ylog & (y <= 0)))
             lost += int(np.sum(np.isfinite(x) & np.isfinite(y) & ~kept))
             visible = np.where(kept, y, np.nan)
             _draw_curve(axes, curve.role, x, visible, spread, layer=3 + (len(curves) - order) / len(curves), ylog=ylog)
-            if curve.label and kept.any():
+            if not curve.label or not kept.any():
+                continue
+            if curve.role in families:
+                peak = int(np.nanargmax(visible))
+                peaks.append((float(x[peak]), float(y[peak]), curve.label, curve.role))
+            else:
                 ends.append((float(y[kept][-1]), curve.label, curve.role))
         if ylim is not None:
             axes.set_ylim(*ylim)
+        elif floor and band is not None:
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], floor))
         whole = all(bool(np.all(x[np.isfinite(x)] == np.round(x[np.isfinite(x)]))) for x, _, _ in drawn)
         axes.margins(x=0.02)
         set_scale(axes, "x", xlabel, log=xlog, whole=whole)
@@ -127,68 +140,13 @@ def lines(
         axes.grid(axis="y")
         axes.tick_params(length=3)
         _label_ends(chart, axes, ends)
+        _label_peaks(chart, axes, peaks, ylog=ylog)
     if lost:
         chart.caption += f" {lost} value{'s' * (lost > 1)} at or below 0 cannot stand on the logarithmic axis."
     return chart
 
 
-def points(
-    rows: Mapping[str, Number],
-    *,
-    xlabel: str,
-    caption: str,
-    alt: str,
-    how_to_read: str = "",
-    roles: Mapping[str, Role] | None = None,
-    xlim: tuple[float, float] | None = None,
-    log: bool = False,
-) -> Chart:
-    """Returns a chart of one row a number: the value as a dot, two standard errors as a line, chance as a grey band.
-
-    Args:
-        rows: label to number, from top to bottom.
-        xlabel: quantity and unit.
-        caption: what is drawn.
-        alt: the finding, in words.
-        how_to_read: how to read it, in a line.
-        roles: label to role; "network" where not given.
-        xlim: limits of the abscissa.
-        log: logarithmic abscissa; the axis says so.
-
-    Raises:
-        ValueError: without rows.
-    """
-    return _rows(rows, xlabel, caption, alt, how_to_read, roles or {}, xlim, log=log, bars=False)
-
-
-def bars(
-    rows: Mapping[str, Number],
-    *,
-    xlabel: str,
-    caption: str,
-    alt: str,
-    how_to_read: str = "",
-    roles: Mapping[str, Role] | None = None,
-    xlim: tuple[float, float] | None = None,
-) -> Chart:
-    """Returns a chart of one bar a number, from zero; spread and chance as in :func:`points`.
-
-    Args:
-        rows: label to number, from top to bottom.
-        xlabel: quantity and unit.
-        caption: what is drawn.
-        alt: the finding, in words.
-        how_to_read: how to read it, in a line.
-        roles: label to role; "network" where not given.
-        xlim: limits of the abscissa.
-
-    Raises:
-        ValueError: without rows.
-    """
-    return _rows(rows, xlabel, caption, alt, how_to_read, roles or {}, xlim, log=False, bars=True)
-
-
-def _prepare(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]:
+def _prepare(curve: Curve) -> _Drawn:
     y = vector(curve.y, f"y of {curve.label!r}")
     x = np.arange(1.0, len(y) + 1) if curve.x is None else vector(curve.x, f"x of {curve.label!r}")
     spread = None if curve.spread is None else vector(curve.spread, f"spread of {curve.label!r}")
@@ -220,16 +178,15 @@ def _record(
 
 
 def _draw_band(
-    axes: Axes, band: Band, first: NDArray[np.float64], data: dict[str, Column], xlabel: str, *, ylog: bool
+    axes: Axes, band: Band, first: NDArray[np.float64], data: dict[str, Column], xlabel: str, floor: float
 ) -> list[tuple[float, str, Role]]:
     x = first if band.x is None else vector(band.x, "x of the band")
     low, high = (np.broadcast_to(np.asarray(end, dtype=np.float64), x.shape).copy() for end in (band.low, band.high))
     _record(data, xlabel, f"{band.label}, lower end", x, low, None)
     _record(data, xlabel, f"{band.label}, upper end", x, high, None)
-    if ylog:
+    if floor:
         high = np.where(high > 0, high, np.nan)
-        smallest = np.nanmin(np.where(low > 0, low, np.nan), initial=np.inf)
-        low = np.where(low > 0, low, min(smallest, float(np.nanmin(high, initial=np.inf))))
+        low = np.fmin(np.fmax(low, floor), high)
     if np.array_equal(low, high, equal_nan=True):  # chance without a spread is a line: a band would not be seen
         axes.plot(x, low, color=COLOURS["chance"], linestyle=DASHES["chance"], linewidth=1.2, zorder=1)
     else:
@@ -237,7 +194,7 @@ def _draw_band(
     kept = np.isfinite(low) & np.isfinite(high)
     if not band.label or not kept.any():
         return []
-    middle = float(np.sqrt(low[kept][-1] * high[kept][-1]) if ylog else (low[kept][-1] + high[kept][-1]) / 2)
+    middle = float(np.sqrt(low[kept][-1] * high[kept][-1]) if floor else (low[kept][-1] + high[kept][-1]) / 2)
     return [(middle, band.label, "chance")]
 
 
@@ -265,6 +222,39 @@ def _draw_curve(
         axes.vlines(x, bottom, top, color=colour, linewidth=1.1, alpha=0.75, zorder=layer)
     else:
         axes.fill_between(x, bottom, top, color=colour, alpha=0.22, linewidth=0, zorder=layer)
+
+
+def _families(curves: Sequence[Curve], drawn: Sequence[_Drawn]) -> set[Role]:
+    """Returns the roles whose curves are told apart by their peaks: several with a label, each peaking elsewhere."""
+    peaks: dict[Role, list[float]] = {}
+    for curve, (x, y, _) in zip(curves, drawn, strict=True):
+        if curve.label and np.isfinite(y).any():
+            peaks.setdefault(curve.role, []).append(float(x[np.nanargmax(y)]))
+    return {role for role, places in peaks.items() if len(places) > 2 and len(set(places)) == len(places)}
+
+
+def _label_peaks(chart: Chart, axes: Axes, peaks: Sequence[tuple[float, float, str, Role]], *, ylog: bool) -> None:
+    """Writes each label above its curve's highest point, moved aside as little as keeps them apart."""
+    if not peaks:
+        return
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** 0.09 if ylog else high + 0.09 * (high - low))
+    peaks = sorted(peaks)
+    texts = [
+        axes.annotate(
+            clean(label), (x, y), (0, 4), textcoords="offset points", color=COLOURS[role], size=_LABEL_SIZE, ha="center"
+        )
+        for x, y, label, role in peaks
+    ]
+    chart.draw_without_rendering()
+    point = 72 / chart.dpi
+    widths = [text.get_window_extent().width * point + _LABEL_SIZE / 2 for text in texts]
+    wanted = [float(axes.transData.transform((x, y))[0]) * point for x, y, _, _ in peaks]
+    box = axes.get_window_extent()
+    for text, at, placed in zip(
+        texts, wanted, spread_apart(wanted, widths, box.x0 * point, box.x1 * point), strict=True
+    ):
+        text.set_position((placed - at, 4))
 
 
 def _label_ends(chart: Chart, axes: Axes, ends: Sequence[tuple[float, str, Role]]) -> None:
@@ -295,69 +285,3 @@ def _label_ends(chart: Chart, axes: Axes, ends: Sequence[tuple[float, str, Role]
     placed = spread_apart([wanted[i] for i in order], [heights[i] for i in order], -0.05, 1.05)
     for i, position in zip(order, placed, strict=True):
         texts[i].set_y(position)
-
-
-def _rows(
-    rows: Mapping[str, Number],
-    xlabel: str,
-    caption: str,
-    alt: str,
-    how_to_read: str,
-    roles: Mapping[str, Role],
-    xlim: tuple[float, float] | None,
-    *,
-    log: bool,
-    bars: bool,
-) -> Chart:
-    if not rows:
-        raise ValueError("a chart of rows needs at least one number, got none")
-    data: dict[str, Column] = {
-        "row": [clean(label) for label in rows],
-        clean(xlabel): numbers(np.array([n.value for n in rows.values()])),
-        "standard error": [finite(n.spread) for n in rows.values()],
-        "chance, lower end": [finite(n.chance[0]) if n.chance else None for n in rows.values()],
-        "chance, upper end": [finite(n.chance[1]) if n.chance else None for n in rows.values()],
-    }
-    labels = [textwrap.fill(clean(label), 24, max_lines=2, placeholder=" …") for label in rows]
-    chart = Chart(caption=caption, alt=alt, how_to_read=how_to_read, data=data, height=0.85 + 0.42 * len(rows))
-    named: set[str] = set()
-    with style():
-        axes = chart.add_subplot()
-        for place, (label, number) in enumerate(rows.items()):
-            colour = COLOURS[roles.get(label, "network")]
-            if number.chance is not None and np.all(np.isfinite(number.chance)):
-                low, high = number.chance
-                axes.barh(
-                    place, high - low, left=low, height=0.62, color=COLOURS["chance"], alpha=BAND_OPACITY, linewidth=0
-                )
-                named.add(number.chance_name or "chance")
-            if not np.isfinite(number.value):
-                axes.annotate("undefined", (0.01, place), xycoords=("axes fraction", "data"), color=MUTED, va="center")
-                continue
-            if bars:
-                axes.barh(place, number.value, height=0.34, color=colour, linewidth=0)
-            if number.spread is not None:
-                axes.hlines(
-                    place,
-                    number.value - 2 * number.spread,
-                    number.value + 2 * number.spread,
-                    color=INK if bars else colour,
-                    linewidth=1.8,
-                )
-            if not bars:
-                axes.plot([number.value], [place], marker="o", markersize=7, color=colour)
-        axes.set_yticks(range(len(rows)), labels)
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        if xlim is not None:
-            axes.set_xlim(*xlim)
-        elif bars:
-            axes.axvline(0, color=MUTED, linewidth=0.8)
-        set_scale(axes, "x", xlabel, log=log)
-        axes.grid(axis="x")
-        axes.tick_params(length=3)
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        if named:
-            note = f"grey: {', '.join(sorted(clean(name) for name in named))}"
-            axes.set_title(textwrap.shorten(note, 70, placeholder=" …"), loc="right", color=MUTED, size=10)
-    return chart

@@ -142,7 +142,7 @@ def _view(report: Report) -> dict[str, Any]:
         "unreadable": coverage.unreadable[:_MOST_ITEMS],
         "unreadable_total": len(coverage.unreadable),
         "unreadable_more": _beyond(len(coverage.unreadable)),
-        "timings": _grid({"part": list(coverage.seconds), "seconds": list(coverage.seconds.values())}),
+        "timings": _grid({"part": list(coverage.seconds), "seconds": [f"{s:.2f}" for s in coverage.seconds.values()]}),
         "classes": ", ".join(head.classes[:_MOST_ITEMS]) + (", …" if len(head.classes) > _MOST_ITEMS else ""),
         "classes_total": len(head.classes),
     }

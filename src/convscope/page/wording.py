@@ -49,11 +49,7 @@ def chance(number: Number) -> str:
         return "chance not computed"
     low, high = (f"{end:.2g}" if 1e-4 <= abs(end) < 1e5 else rounded(end) for end in number.chance)
     name = f" ({number.chance_name})" if number.chance_name else ""
-    return (
-        f"chance {low} to {high}{name}".replace("-", "−")
-        if not name
-        else f"chance {low} to {high}".replace("-", "−") + name
-    )
+    return (f"chance {low}" if low == high else f"chance {low} to {high}").replace("-", "−") + name
 
 
 def plain(number: Number) -> str:

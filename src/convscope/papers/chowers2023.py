@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations, pairwise, product
+from statistics import fmean
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from convscope.core.results import Number
 from convscope.firstlayer.components import pearson
 from convscope.firstlayer.fit import ProfileFit, fit_energy_profile
-from convscope.firstlayer.heldout import held_out_components, score_patch_scaling
-from convscope.firstlayer.labels import patch_energies
+from convscope.firstlayer.heldout import held_out_components
 from convscope.firstlayer.profile import EnergyProfile, energy_profile
-from convscope.firstlayer.whitening import whitening_curves
-from convscope.papers.laboratory import FACTOR, LAG, Laboratory, laboratory
-from convscope.papers.registry import Experiment, Outcome, Row, Scale, Setup
+from convscope.papers.chowers2023_images import labels, whitening
+from convscope.papers.chowers2023_scaling import patch_scaling
+from convscope.papers.laboratory import KINDS, Laboratory, laboratory
+from convscope.papers.registry import Experiment, Outcome, Row, Scale, Setup, summary
 from convscope.papers.trained import TrainedLayer
-from convscope.training.loop import LabelKind, relabel
 
 TITLE = "Chowers & Weiss, “What do CNNs Learn in the First Layer and Why? A Linear Systems Perspective” (ICML 2023)"
-
-
-def summary(values: Iterable[float], chance: tuple[float, float] | None = None, chance_name: str = "") -> Number:
-    """Returns mean and standard deviation (N - 1; None for one value) as a Number."""
-    values = list(values)
-    spread = statistics.stdev(values) if len(values) > 1 else None
-    return Number(statistics.fmean(values), spread, chance, "", chance_name)
 
 
 def _correlations(pairs: Iterable[tuple[EnergyProfile, EnergyProfile]]) -> list[float]:
@@ -39,10 +30,6 @@ def _correlations(pairs: Iterable[tuple[EnergyProfile, EnergyProfile]]) -> list[
 
 def _unrelated(d: int) -> tuple[float, float]:
     return (-1.96 / math.sqrt(d - 1), 1.96 / math.sqrt(d - 1))
-
-
-def _mean(values: Iterable[float]) -> float:
-    return statistics.fmean(values)
 
 
 def _seeds(setup: Setup) -> Outcome:
@@ -61,7 +48,7 @@ def _seeds(setup: Setup) -> Outcome:
             (0.9, 1.0),
             summary(same, chance, "unrelated profiles"),
             len(same),
-            {"eigenvalue curve against the networks": _mean(float(pearson(p.values, curve)) for p in learned)},
+            {"eigenvalue curve against the networks": fmean(float(pearson(p.values, curve)) for p in learned)},
             "Table 1, CIFAR-10",
         ),
         Row(
@@ -83,6 +70,34 @@ def _seeds(setup: Setup) -> Outcome:
     return lab.outcome(rows, layers)
 
 
+def _width(setup: Setup) -> Outcome:
+    lab = laboratory(setup)
+    narrow, wide = lab.layers("true"), lab.layers("true", wide=True)
+    a, b = [lab.learned(x) for x in narrow], [lab.learned(x) for x in wide]
+    chance = _unrelated(len(lab.moments.eigenvalues))
+    across, within = _correlations(product(a, b)), _correlations(combinations(b, 2))
+    rows = [
+        Row(
+            f"profiles of first layers with {a[0].filters} and with {b[0].filters} filters, correlation",
+            "0.98",
+            (0.9, 1.0),
+            summary(across, chance, "unrelated profiles"),
+            len(across),
+            {f"{a[0].filters} against {a[0].filters}": fmean(_correlations(combinations(a, 2)))},
+            "Table 1, CIFAR-10; every pair of a narrow and a wide network",
+        ),
+        Row(
+            f"profiles of two networks of other seeds with {b[0].filters} filters, correlation",
+            "0.99",
+            (0.9, 1.0),
+            summary(within, chance, "unrelated profiles"),
+            len(within),
+            note="Table 1, CIFAR-10; more filters, less sampling noise in a profile",
+        ),
+    ]
+    return lab.outcome(rows, [*narrow, *wide])
+
+
 def _random_labels(setup: Setup) -> Outcome:
     lab = laboratory(setup)
     true, permuted = lab.layers("true"), lab.layers("permuted")
@@ -100,9 +115,9 @@ def _random_labels(setup: Setup) -> Outcome:
             summary(across, chance, "unrelated profiles"),
             len(across),
             {
-                "true against true": _mean(_correlations(combinations(a, 2))),
-                "eigenvalue curve against true": _mean(float(pearson(p.values, curve)) for p in a),
-                "eigenvalue curve against permuted": _mean(float(pearson(p.values, curve)) for p in b),
+                "true against true": fmean(_correlations(combinations(a, 2))),
+                "eigenvalue curve against true": fmean(float(pearson(p.values, curve)) for p in a),
+                "eigenvalue curve against permuted": fmean(float(pearson(p.values, curve)) for p in b),
             },
             "Table 2, CIFAR-10; every pair of a true-label and a permuted-label network",
         ),
@@ -142,8 +157,7 @@ def _formula(setup: Setup) -> Outcome:
     layers: list[TrainedLayer] = []
     trajectory: list[dict[str, Any]] = []
     stated = {"true": ("0.94 ± 0.01", (0.85, 1.0)), "permuted": ("not stated", None)}
-    labels: tuple[LabelKind, ...] = ("true", "permuted")
-    for kind in labels:
+    for kind in KINDS:
         runs = lab.layers(kind)
         layers += runs
         profiles = [lab.learned(x) for x in runs]
@@ -158,7 +172,7 @@ def _formula(setup: Setup) -> Outcome:
                 expected,
                 summary((f.correlation for f in fits), (null.low, null.high), "random filters, fitted alike"),
                 len(fits),
-                {name: _mean(f.baselines[name][0] for f in fits) for name in _CURVES},
+                {name: fmean(f.baselines[name][0] for f in fits) for name in _CURVES},
                 "Table 3, CIFAR-10" if kind == "true" else "",
                 "higher",
             ),
@@ -168,7 +182,7 @@ def _formula(setup: Setup) -> Outcome:
                 None,
                 summary(f.log_correlation for f in fits),
                 len(fits),
-                {name: _mean(f.baselines[name][1] for f in fits) for name in _CURVES},
+                {name: fmean(f.baselines[name][1] for f in fits) for name in _CURVES},
                 "the weak components count as much as the strong",
                 "higher",
             ),
@@ -178,7 +192,7 @@ def _formula(setup: Setup) -> Outcome:
                 None,
                 summary(s["formula"][0] for h in held for s in (h.scores, h.swapped)),
                 2 * len(held),
-                {name: _mean(s[name][0] for h in held for s in (h.scores, h.swapped)) for name in _CURVES},
+                {name: fmean(s[name][0] for h in held for s in (h.scores, h.swapped)) for name in _CURVES},
                 "both halves in turn",
                 "higher",
             ),
@@ -206,7 +220,7 @@ def _untrained_row(fits: Sequence[ProfileFit]) -> Row:
         (-0.3, 0.5),
         summary((f.correlation for f in fits), (null.low, null.high), "random filters, fitted alike"),
         len(fits),
-        {name: _mean(f.baselines[name][0] for f in fits) for name in _CURVES},
+        {name: fmean(f.baselines[name][0] for f in fits) for name in _CURVES},
         "Table 3; the best over all tau, which is above 0 for any profile",
     )
 
@@ -239,142 +253,6 @@ def _checkpoint(lab: Laboratory, layer: TrainedLayer, epoch: int) -> dict[str, A
     }
 
 
-def _patch_scaling(setup: Setup) -> Outcome:
-    lab = laboratory(setup)
-    rows: list[Row] = []
-    layers: list[TrainedLayer] = []
-    each: list[dict[str, Any]] = []
-    labels: tuple[LabelKind, ...] = ("true", "permuted")
-    for kind in labels:
-        runs = [lab.layer(kind, 0, t) for t in lab.size.components]
-        layers += runs
-        scores = [
-            score_patch_scaling(lab.learned(x), lab.moments, t, FACTOR)
-            for x, t in zip(runs, lab.size.components, strict=True)
-        ]
-        each += [
-            {
-                "labels": kind,
-                "component": s.component,
-                "formula, new eigenvalue": s.new[0],
-                "formula, old eigenvalue": s.old[0],
-                "index bump": s.bump[0],
-                "residual, new": s.residual_new,
-                "residual, old": s.residual_old,
-                "residual, bump": s.residual_bump,
-            }
-            for s in scores
-        ]
-        rows += [
-            Row(
-                f"patches scaled, {kind} labels: formula with the new eigenvalue, correlation",
-                "fits (Fig. 8b, 18; no number)",
-                None,
-                summary(s.new[0] for s in scores),
-                len(scores),
-                {
-                    "formula with the old eigenvalue": _mean(s.old[0] for s in scores),
-                    "index bump": _mean(s.bump[0] for s in scores),
-                },
-                f"appendix D.2, alpha = {FACTOR:g}; one network for each of components "
-                f"{', '.join(str(t + 1) for t in lab.size.components)}, counted from 1",
-                "higher",
-            ),
-            Row(
-                f"patches scaled, {kind} labels: size of the logarithmic error at the scaled component",
-                "not stated",
-                None,
-                summary(abs(s.residual_new) for s in scores),
-                len(scores),
-                {
-                    "formula with the old eigenvalue": _mean(abs(s.residual_old) for s in scores),
-                    "index bump": _mean(abs(s.residual_bump) for s in scores),
-                },
-                "|log(measured / curve)|: 0.69 is a factor of two",
-                "lower",
-            ),
-        ]
-    return lab.outcome(rows, layers, networks_with_scaled_patches=each)
-
-
-def _whitening(setup: Setup) -> Outcome:
-    lab = laboratory(setup)
-    layers = lab.layers("true")
-    fits = [fit_energy_profile(lab.learned(x), lab.moments) for x in layers]
-    change = [
-        whitening_curves(x.final, lab.moments, [LAG], x.initial, f.tau) for x, f in zip(layers, fits, strict=True)
-    ]
-    whole = [whitening_curves(x.final, lab.moments, [LAG]) for x in layers]
-    first = change[0]
-    raw, random = float(first.raw), float(first.random)
-    name = f"correlation of responses {LAG} pixels apart"
-    perfect = float(first.perfect)
-    rows = [
-        Row(f"{name}: the pixels themselves", "above 0.5", (0.5, 1.0), Number(raw), 1, note="Figure 6"),
-        Row(
-            f"{name}: random filters",
-            "like the pixels",
-            (raw - 0.02, raw + 0.02),
-            Number(random, None, (float(first.random_low), float(first.random_high)), "", "100 random banks"),
-            1,
-            note="Figure 6; our value is the expectation, which is that of the pixels up to borders",
-        ),
-        Row(
-            f"{name}: what the network learned",
-            "about 0.2",
-            (0.1, 0.3),
-            summary(
-                (float(w.bank) for w in change), (float(first.random_low), float(first.random_high)), "random filters"
-            ),
-            len(change),
-            {
-                "formula": _mean(float(w.formula) for w in change if w.formula is not None),
-                "trained weights as they are": _mean(float(w.bank) for w in whole),
-            },
-            "Figure 6, 64 learned filters",
-        ),
-        Row(
-            f"{name}: perfect whitening of 3 x 3 patches",
-            "0",
-            (-0.02, 0.02),
-            Number(perfect),
-            1,
-            note="small patches decorrelate only the scales that they see",
-        ),
-    ]
-    return lab.outcome(rows, layers)
-
-
-def _labels(setup: Setup) -> Outcome:
-    lab = laboratory(setup)
-    images, labels = lab.trainer.train.images.double(), lab.trainer.train.labels
-    averages, energies = patch_energies(images, lab.moments.geometry, lab.moments)
-    rows = [
-        _label_row("coefficient of the average patch along a component", averages, labels),
-        _label_row("mean energy of the patches along a component", energies, labels),
-    ]
-    return lab.outcome(rows, [])
-
-
-def _label_row(what: str, values: Tensor, labels: Tensor) -> Row:
-    sizes = _label_correlations(values, labels).abs()
-    draws = [_label_correlations(values, relabel(labels, "permuted", seed)).abs().mean() for seed in range(100)]
-    low, high = torch.quantile(torch.stack(draws), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Row(
-        f"mean size of the correlation between one class against the rest and the {what}",
-        "around 0",
-        (0.0, 0.1),
-        Number(float(sizes.mean()), None, (low, high), "", "permuted labels"),
-        sizes.numel(),
-        {"largest of all": float(sizes.max())},
-        "Figure 5, whose text speaks of coefficients and whose caption of energies",
-    )
-
-
-def _label_correlations(values: Tensor, labels: Tensor) -> Tensor:
-    return pearson(nn.functional.one_hot(labels).T[:, None], values.T[None])
-
-
 def _costs(cpu: str) -> Mapping[Scale, str]:
     return {
         "smoke": "under a minute on one core",
@@ -396,6 +274,13 @@ EXPERIMENTS = (
         _seeds,
     ),
     _experiment(
+        "width",
+        "The profile hardly depends on the number of filters.",
+        "Table 1: correlation 0.98 between first layers of other width (VGG11, CIFAR-10).",
+        "about 15 minutes on one core (6 networks, 3 of them shared with seeds)",
+        _width,
+    ),
+    _experiment(
         "random-labels",
         "Networks trained on permuted labels learn nearly the profile of those trained on the true ones.",
         "Table 2: correlation 0.90 ± 0.02 between true and permuted labels (VGG, CIFAR-10).",
@@ -413,21 +298,21 @@ EXPERIMENTS = (
         "patch-scaling",
         "When one component of every patch is scaled, the profile follows the formula with the new eigenvalue.",
         "Appendix D.2, figures 8b and 18: the formula with the scaled eigenvalue fits such networks.",
-        "about 10 minutes on one core (6 networks)",
-        _patch_scaling,
+        "about 20 minutes on one core (12 networks, 6 of them shared with random-labels)",
+        patch_scaling,
     ),
     _experiment(
         "whitening",
         "The learned filters decorrelate distant responses; random filters do not.",
         "Figure 6: at 10 pixels above 0.5 for pixels and random filters, about 0.2 for learned ones, 0 for whitening.",
         "about 5 minutes on one core (3 networks, shared with seeds)",
-        _whitening,
+        whitening,
     ),
     _experiment(
         "labels",
         "A class label says little about how patches lie along the principal components.",
         "Figure 5: correlations of labels with the components are all around 0 (CIFAR-10).",
         "under a minute on one core",
-        _labels,
+        labels,
     ),
 )

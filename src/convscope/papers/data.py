@@ -40,6 +40,12 @@ class LabelledImages:
     labels: Tensor
     fingerprint: str
 
+    @property
+    def pixels(self) -> Tensor:
+        """The images before normalisation, float32 [n, 3, 32, 32] in [0, 1]."""
+        mean, std = _constants()
+        return self.images * std + mean
+
 
 def locate(name: str, given: Mapping[str, Path]) -> Path | None:
     """Returns where a data set lies, or None.
@@ -89,9 +95,13 @@ def cifar10(folder: Path, n: int, split: str = "train") -> LabelledImages:
     pixels = np.concatenate([images for images, _ in parts])[:n]
     labels = np.concatenate([labels for _, labels in parts])[:n].astype(np.int64)
     digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()[:16]
-    mean, std = (torch.tensor(v)[:, None, None] for v in (_MEAN, _STD))
+    mean, std = _constants()
     images = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std
     return LabelledImages(images.contiguous(), torch.from_numpy(labels), digest)
+
+
+def _constants() -> tuple[Tensor, Tensor]:
+    return torch.tensor(_MEAN)[:, None, None], torch.tensor(_STD)[:, None, None]
 
 
 def _parts(folder: Path, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:

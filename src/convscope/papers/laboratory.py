@@ -22,6 +22,8 @@ from convscope.training.loop import LabelKind
 LAG = 10
 #: By how much the coefficient of a scaled component grows (alpha of appendix D.2).
 FACTOR = 3.0
+#: Which labels networks learn.
+KINDS: tuple[LabelKind, ...] = ("true", "permuted")
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,23 @@ class Laboratory:
     trainer: Trainer
     moments: PatchMoments
 
-    def layer(self, labels: LabelKind, seed: int, component: int | None = None) -> TrainedLayer:
-        """Returns a trained first layer, of a network whose patches were scaled along a component if one is named."""
-        s = self.size
-        factor = 1.0 if component is None else FACTOR
-        return self.trainer(Recipe(labels, seed, s.epochs, s.widths, s.lr, s.batch_size, component, factor))
+    def layer(self, labels: LabelKind, seed: int, component: int | None = None, *, wide: bool = False) -> TrainedLayer:
+        """Returns a trained first layer.
 
-    def layers(self, labels: LabelKind) -> list[TrainedLayer]:
+        Args:
+            labels: which labels the network learned.
+            seed: its seed.
+            component: along which its patches were scaled, or None.
+            wide: whether its first layer has twice as many filters.
+        """
+        s = self.size
+        widths = (2 * s.widths[0], *s.widths[1:]) if wide else s.widths
+        factor = 1.0 if component is None else FACTOR
+        return self.trainer(Recipe(labels, seed, s.epochs, widths, s.lr, s.batch_size, component, factor))
+
+    def layers(self, labels: LabelKind, *, wide: bool = False) -> list[TrainedLayer]:
         """Returns one trained first layer for each seed."""
-        return [self.layer(labels, seed) for seed in range(self.size.seeds)]
+        return [self.layer(labels, seed, wide=wide) for seed in range(self.size.seeds)]
 
     def learned(self, layer: TrainedLayer) -> EnergyProfile:
         """Returns the energy profile of the weights' change during training."""
@@ -98,6 +108,7 @@ def _described(layer: TrainedLayer) -> dict[str, Any]:
     return {
         "labels": r.labels,
         "seed": r.seed,
+        "filters": r.widths[0],
         "scaled component": r.component,
         "training accuracy": layer.train_accuracy,
         "test accuracy": layer.test_accuracy,

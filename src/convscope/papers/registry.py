@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, Literal
 
 from convscope.core.errors import ConvscopeError
@@ -91,6 +92,18 @@ class Row:
             data["note"],
             data["better"],
         )
+
+
+def summary(values: Iterable[float], chance: tuple[float, float] | None = None, chance_name: str = "") -> Number:
+    """Returns mean and standard deviation (N - 1; None for one value) as a Number.
+
+    Example:
+        >>> str(summary([1.0, 2.0, 3.0]))
+        '2 ± 1'
+    """
+    values = list(values)
+    spread = stdev(values) if len(values) > 1 else None
+    return Number(fmean(values), spread, chance, "", chance_name)
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,20 @@ def markdown(records: Mapping[str, Record], source: str) -> str:
             "the verdict names one that does as well or better.",
             "",
         ]
+        lines += _overview([Row.from_json(row) for key in mine for row in records[key].get("rows", ())])
         for key in mine:
             lines += _section(key, records[key])
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _overview(rows: Sequence[Row]) -> list[str]:
+    compared = [row for row in rows if row.expected is not None]
+    differs = [row for row in compared if row.verdict.startswith("differs")]
+    beaten = [row for row in rows if row.verdict.endswith(("does better", "does as well"))]
+    lines = [f"Of {len(compared)} values that the paper states, {len(compared) - len(differs)} agree."]
+    lines += [f"- Differs: {row.quantity}: paper {row.paper}, ours {_value(row.ours)}." for row in differs]
+    lines += [f"- {row.quantity}: ours {_value(row.ours)}; {row.verdict.rpartition('; ')[2]}." for row in beaten]
+    return [lines[0], "", *lines[1:], ""] if compared else []
 
 
 def _section(key: str, record: Record) -> list[str]:

@@ -150,6 +150,7 @@ class Trainer:
             plain = network.features[0]
             assert isinstance(plain, nn.Conv2d)
             network.features[0] = ScaledPatches(plain, self.directions[:, recipe.component], recipe.factor)
+        network.to("cuda" if torch.cuda.is_available() else "cpu")
         marks = [0, *(2**i for i in range(recipe.epochs.bit_length()) if 2**i < recipe.epochs), recipe.epochs]
         snapshots = Snapshots([_FIRST], marks)
         title = f"{recipe.labels} labels, seed {recipe.seed}"

@@ -1,0 +1,79 @@
+"""The measured rule that picks the fastest path for patch products."""
+
+from __future__ import annotations
+
+import math
+
+from convscope.core.geometry import ConvGeometry
+from convscope.core.lines import axes, strip_pixels
+from convscope.core.spectra import fft_size
+from convscope.core.strips import row_classes, strip_length
+
+# Nanoseconds for each term of ``work``, by path and bytes of a number. Non-negative least squares of relative errors
+# over kernels 3 ... 16, strides 1 ... 16, 32 and 224 pixels, 3 channels, one thread of a Xeon of 2.5 GHz with AVX-512:
+# benchmarks/patch_moments.py --grid prints this table for another machine.
+COSTS: dict[tuple[str, int], tuple[float, ...]] = {(m, e): {'unfold':(.5,.03 if e==4 else .06,5,1e4),'strips':(1,1,.03*e/4,.03,2,5,1e5),'fft':(.1*e/4,.5,.2,.1,5,5,2e5)}[m] for m in ('unfold','strips','fft') for e in (4,8)}
+
+
+def work(method: str, geometry: ConvGeometry, height: int, width: int, images: float) -> tuple[float, ...]:
+    """Returns what a path does for the images of one fold, each kind of work as a number of elementary steps.
+
+    Args:
+        method: "unfold", "strips" or "fft".
+        geometry: of the convolution.
+        height: of the padded images.
+        width: of the padded images.
+        images: number of images.
+    """
+    rows, columns = axes(geometry, height, width)
+    g, c, d = geometry.groups, geometry.channels // geometry.groups, geometry.patch_dim
+    positions = rows.positions * columns.positions
+    if method == "unfold":
+        return images * g * d * positions, images * g * d * d * positions, g * d * d, 1.0
+    border = 2 * g * (c * rows.border) ** 2
+    if method == "strips":
+        length = strip_length(columns)
+        pixels = strip_pixels(columns, length)[0]
+        strips = images * math.ceil(columns.positions / length)
+        classes, f = len(row_classes(rows, symmetric=True)[0]), c * pixels
+        taken = strips * rows.positions * g * f
+        return (
+            taken,
+            taken * classes,
+            taken * classes * f,
+            strips * border * pixels**2,
+            border * columns.kernel**2 * length,
+            g * d * d,
+            1.0,
+        )
+    size = fft_size(height + rows.border) * fft_size(width + columns.border)
+    side = 2 * g * (c * columns.border) ** 2
+    return (
+        images * g * c * size * math.log2(size),
+        images * g * c * (c + 1) / 2 * size,
+        g * c * (c + 1) / 2 * size * rows.kernel,
+        images * (border * width * columns.kernel + side * height * rows.kernel**2),
+        border * columns.kernel + side * rows.kernel**2,
+        g * d * d,
+        1.0,
+    )
+
+
+def fastest(geometry: ConvGeometry, height: int, width: int, element_size: int, images: float) -> str:
+    """Returns the path that is expected to be fastest: "unfold", "strips" or "fft".
+
+    Args:
+        geometry: of the convolution.
+        height: of the padded images.
+        width: of the padded images.
+        element_size: bytes of a number, 4 or 8.
+        images: about how many images a fold has.
+    """
+    methods = ("unfold", "strips", "fft") if geometry.stride == (1, 1) else ("unfold", "strips")
+    return min(
+        methods,
+        key=lambda m: sum(
+            a * b
+            for a, b in zip(COSTS[m, element_size], work(m, geometry, height, width, images), strict=True)
+        ),
+    )

@@ -1,0 +1,118 @@
+"""The experiments of Chowers & Weiss (2023) that are about the images: whitening, and what labels know of patches."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+import torch
+from torch import Tensor, nn
+
+from convscope.core.results import Number
+from convscope.firstlayer.components import pearson
+from convscope.firstlayer.fit import fit_energy_profile
+from convscope.firstlayer.labels import patch_energies
+from convscope.firstlayer.whitening import autocorrelation, raw_pixels_gram, whitening_curves
+from convscope.papers.laboratory import LAG, Laboratory, laboratory
+from convscope.papers.registry import Outcome, Row, Setup, summary
+from convscope.training.loop import relabel
+
+
+def whitening(setup: Setup) -> Outcome:
+    """Returns how far responses of pixels, random, learned and whitening filters correlate at a distance."""
+    lab = laboratory(setup)
+    layers = lab.layers("true")
+    fits = [fit_energy_profile(lab.learned(x), lab.moments) for x in layers]
+    change = [
+        whitening_curves(x.final, lab.moments, [LAG], x.initial, f.tau) for x, f in zip(layers, fits, strict=True)
+    ]
+    whole = [whitening_curves(x.final, lab.moments, [LAG]) for x in layers]
+    first = change[0]
+    raw, random = float(first.raw), float(first.random)
+    name = f"correlation of responses {LAG} pixels apart"
+    perfect = float(first.perfect)
+    rows = [
+        Row(
+            f"{name}: the pixels themselves",
+            "above 0.5",
+            (0.5, 1.0),
+            Number(raw),
+            1,
+            _pixel_variants(lab),
+            "Figure 6, which does not say whether the mean was subtracted; ours is the mean of a horizontal and a "
+            "vertical shift after normalisation",
+        ),
+        Row(
+            f"{name}: random filters",
+            "like the pixels",
+            (raw - 0.02, raw + 0.02),
+            Number(random, None, (float(first.random_low), float(first.random_high)), "", "100 random banks"),
+            1,
+            note="Figure 6; our value is the expectation, which is that of the pixels up to borders",
+        ),
+        Row(
+            f"{name}: what the network learned",
+            "about 0.2",
+            (0.1, 0.3),
+            summary(
+                (float(w.bank) for w in change), (float(first.random_low), float(first.random_high)), "random filters"
+            ),
+            len(change),
+            {
+                "formula": fmean(float(w.formula) for w in change if w.formula is not None),
+                "trained weights as they are": fmean(float(w.bank) for w in whole),
+            },
+            "Figure 6, 64 learned filters",
+        ),
+        Row(
+            f"{name}: perfect whitening of 3 x 3 patches",
+            "0",
+            (-0.02, 0.02),
+            Number(perfect),
+            1,
+            note="small patches decorrelate only the scales that they see",
+        ),
+    ]
+    return lab.outcome(rows, layers)
+
+
+def _pixel_variants(lab: Laboratory) -> dict[str, float]:
+    gram, covariance = raw_pixels_gram(lab.moments), lab.moments.covariance
+    shifts = {"horizontal only": (0, LAG), "vertical only": (LAG, 0)}
+    variants = {
+        name: float(autocorrelation(gram, covariance, lab.moments.lag_covariance(*shift)[None]))
+        for name, shift in shifts.items()
+    }
+    x = lab.trainer.train.pixels.double()
+    products = (x[..., LAG:] * x[..., :-LAG]).mean() / 2 + (x[:, :, LAG:] * x[:, :, :-LAG]).mean() / 2
+    return variants | {"mean not subtracted": float(products / x.square().mean())}
+
+
+def labels(setup: Setup) -> Outcome:
+    """Returns how strongly classes correlate with the principal components of an image's patches."""
+    lab = laboratory(setup)
+    images, classes = lab.trainer.train.images.double(), lab.trainer.train.labels
+    averages, energies = patch_energies(images, lab.moments.geometry, lab.moments)
+    rows = [
+        _label_row("coefficient of the average patch along a component", averages, classes),
+        _label_row("mean energy of the patches along a component", energies, classes),
+    ]
+    return lab.outcome(rows, [])
+
+
+def _label_row(what: str, values: Tensor, labels: Tensor) -> Row:
+    sizes = _label_correlations(values, labels).abs()
+    draws = [_label_correlations(values, relabel(labels, "permuted", seed)).abs().mean() for seed in range(100)]
+    low, high = torch.quantile(torch.stack(draws), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Row(
+        f"mean size of the correlation between one class against the rest and the {what}",
+        "around 0",
+        (0.0, 0.1),
+        Number(float(sizes.mean()), None, (low, high), "", "permuted labels"),
+        sizes.numel(),
+        {"largest of all": float(sizes.max())},
+        "Figure 5, whose text speaks of coefficients and whose caption of energies",
+    )
+
+
+def _label_correlations(values: Tensor, labels: Tensor) -> Tensor:
+    return pearson(nn.functional.one_hot(labels).T[:, None], values.T[None])
