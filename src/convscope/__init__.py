@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from convscope.analyse import read_report as read_report
     from convscope.analyse import report as report
     from convscope.core.errors import ConvscopeError as ConvscopeError
     from convscope.core.moments import patch_moments as patch_moments
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from convscope.firstlayer.prediction import predict_energy_profile as predict_energy_profile
     from convscope.firstlayer.profile import energy_profile as energy_profile
     from convscope.page.report import Report as Report
-    from convscope.page.report import read_report as read_report
 
 _PUBLIC = {
     "ConvscopeError": "convscope.core.errors",
@@ -27,7 +27,7 @@ _PUBLIC = {
     "fit_energy_profile": "convscope.firstlayer.fit",
     "patch_moments": "convscope.core.moments",
     "predict_energy_profile": "convscope.firstlayer.prediction",
-    "read_report": "convscope.page.report",
+    "read_report": "convscope.analyse",
     "report": "convscope.analyse",
 }
 __all__ = [

@@ -24,12 +24,17 @@ from convscope.core.network import Network
 from convscope.core.passes import Pass
 from convscope.core.results import Result
 from convscope.core.taps import left_as_found, logits
+from convscope.firstlayer.comparison import ComparisonResult
+from convscope.firstlayer.data import DataResult
+from convscope.firstlayer.result import FirstLayerResult
 from convscope.firstlayer.theory import FirstLayer
 from convscope.inputs.iterables import IterableSource
 from convscope.page.report import Head, Provenance, Report
+from convscope.page.report import read_report as _read_report
 from convscope.training.initialise import calibrate_, reinitialised
 
 STRIP = 8  # images shown at the head of the page
+RESULTS = (FirstLayerResult, DataResult, ComparisonResult)  # importing them makes them known to saved reports
 
 
 class Theory(Protocol):
@@ -116,6 +121,18 @@ def report(
     return Report(head_of(p, network), results, coverage, provenance(call, start))
 
 
+def read_report(path: str | os.PathLike[str]) -> Report:
+    """Returns the report saved as JSON; the file may come from a stranger.
+
+    Args:
+        path: a report.json.
+
+    Raises:
+        ConvscopeError: when the file cannot be read, is no report, or is damaged.
+    """
+    return _read_report(path)
+
+
 def twin_of(p: Pass, network: Network, module: nn.Module) -> Network:
     """Returns the untrained twin of a network, its batch norms calibrated on the pilot batch.
 
@@ -128,8 +145,9 @@ def twin_of(p: Pass, network: Network, module: nn.Module) -> Network:
     except ConvscopeError:
         raise
     except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConvscopeError(
-            f"{network.name} fails on these images ({str(error).splitlines()[0][:200]}): check channels and size"
+            f"{network.name} fails on these images ({reason[:200]}): check channels and size"
         ) from error
     return twin
 

@@ -15,7 +15,8 @@ from inputs.hostile import MARKER, Hostile, catalogue
 cli = pytest.importorskip("convscope.cli")
 
 CATALOGUE = catalogue()
-_FIRST = list({h.kind: h for h in reversed(CATALOGUE)}.values())[::-1]
+# Of each kind one, an error where it has one: errors are quick, and the doors' own tests see all that succeed.
+_FIRST = list({h.kind: h for h in sorted(CATALOGUE, key=lambda h: h.fails is True)}.values())
 _ALIVE = ("<script>alert(1)", "<img src=x onerror", "<b>images</b>")
 
 

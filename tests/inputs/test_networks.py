@@ -55,7 +55,7 @@ def test_state_dicts_are_found_in_their_wrappers(tmp_path, wrap):
         {k: v.half().float() for k, v in W.items()} if wrap(W).get("0.bias", W["0.bias"]).dtype == torch.half else W
     )
     assert same_weights(opened.network.module, expected)
-    assert opened.network.name == f"{NETWORK}@w.pt"
+    assert opened.network.name == "small_network@w.pt"
     assert not opened.weights_only
 
 

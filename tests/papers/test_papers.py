@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    size = laboratory.Size(60, 20, 2, 2, (4, 4), 0.05, 20, (2, 5))
+    size = laboratory.Size(40, 20, 2, 2, (4, 4), 0.05, 20, (2, 5))
     monkeypatch.setattr(laboratory, "SIZES", dict.fromkeys(SCALES, size))
     laboratory._prepared.cache_clear()
     yield size
@@ -59,8 +59,9 @@ def test_every_experiment_runs_and_survives_its_file(folder, tiny, tmp_path):
     page = table.markdown(records, "results.json")
     for data in (row for result in records.values() for row in result["rows"]):
         assert data["quantity"] in page
-    # Each network was trained once: two kinds of labels, two seeds; two wide ones; two scaled components of each kind.
-    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 4 + 2 + 4
+    # Each network was trained once: two kinds of labels, two seeds; two wide ones; two with more images; two scaled
+    # components of each kind.
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 4 + 2 + 2 + 4
 
 
 def test_trained_layers_are_kept_and_equal(folder, tmp_path):

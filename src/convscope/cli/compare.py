@@ -74,7 +74,10 @@ def compare(
         raise click.UsageError("--data IMAGES is missing: networks are compared on images (saved reports need none)")
     if data and not live:
         raise click.UsageError("--data is given but no network: report.json files are compared as they are")
+    if len(saved) + len(live) * len(data) < 2:
+        raise click.UsageError("a comparison needs two energy profiles: name another network, report.json or --data")
     with run(quiet) as progress:
+        place = the_device(device)
         from convscope.analyse import head_of, provenance
         from convscope.core.network import Network
         from convscope.firstlayer.comparison import Comparison, compare_profiles
@@ -93,7 +96,7 @@ def compare(
             networks: dict[str, Network] = {}
             for o in opened:
                 bound = o.bound(p.pilot.images).network
-                bound.module.to(the_device(device))
+                bound.module.to(place)
                 name = bound.name if bound.name not in networks else f"{bound.name} ({len(networks) + 1})"
                 networks[name] = bound
                 for note in bound.notes:
@@ -122,16 +125,17 @@ def compare(
 def _of_report(path: Path) -> Profiled:
     import torch
 
+    from convscope.analyse import read_report
     from convscope.core.errors import ConvscopeError
     from convscope.firstlayer.comparison import Profiled
     from convscope.firstlayer.result import FirstLayerResult
-    from convscope.page.report import read_report
 
     report = read_report(path)
     for result in report.results:
         if isinstance(result, FirstLayerResult):
+            moved = ", change from its initial weights" if result.facts.get("subtracted") else ""
             return Profiled(
-                f"{report.head.network} on {report.head.data}",
+                f"{report.head.network} on {report.head.data}{moved}",
                 result.shape[1:],
                 torch.from_numpy(result.curves["energy"]),
                 torch.from_numpy(result.curves["variance"]),

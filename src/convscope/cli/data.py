@@ -46,7 +46,7 @@ def data(
     IMAGES is a folder, .npz, .npy, CIFAR or idx file, torchvision:NAME, hf:NAME or package.module:loader.
     """
     start = time.perf_counter()
-    check_output(output)
+    check_output(output, arrays)
     with run(quiet) as progress:
         from torch import nn
 

@@ -115,7 +115,7 @@ def the_device(name: str) -> str:
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).item()  # "meta" and others that hold no values fail here
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise click.BadParameter(f"{name!r} cannot be used ({reason[:200]}): try cpu", param_hint="--device") from None
@@ -140,19 +140,26 @@ def open_pass(source: Source, *, batch_size: int, workers: int, max_memory: floa
     return p
 
 
-def check_output(output: Path) -> None:
-    """Refuses an output that could not be written, before anything long runs.
+def check_output(output: Path, arrays: Path | None = None) -> None:
+    """Refuses outputs that could not be written, before anything long runs.
+
+    Args:
+        output: the page.
+        arrays: the file of large matrices.
 
     Raises:
         click.BadParameter: for another ending, a folder, or a missing folder.
     """
-    hint = "-o"
-    if output.suffix != ".html":
-        raise click.BadParameter(f"{output.name!r} must end in .html; the JSON lies beside it", param_hint=hint)
-    if output.is_dir():
-        raise click.BadParameter(f"{output} is a folder: name a file in it", param_hint=hint)
-    if not output.parent.is_dir():
-        raise click.BadParameter(f"the folder {output.parent} does not exist: make it first", param_hint=hint)
+    for path, suffix, hint in ((output, ".html", "-o"), (arrays, ".npz", "--arrays")):
+        if path is None:
+            continue
+        if path.suffix != suffix:
+            beside = "; the JSON lies beside it" if suffix == ".html" else ""
+            raise click.BadParameter(f"{path.name!r} must end in {suffix}{beside}", param_hint=hint)
+        if path.is_dir():
+            raise click.BadParameter(f"{path} is a folder: name a file in it", param_hint=hint)
+        if not path.parent.is_dir():
+            raise click.BadParameter(f"the folder {path.parent} does not exist: make it first", param_hint=hint)
 
 
 def deliver(report: Report, output: Path, *, as_json: bool, arrays: Path | None = None) -> None:

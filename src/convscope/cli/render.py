@@ -16,7 +16,6 @@ def render(saved: Path, output: Path | None) -> None:
 
     output = output or saved.with_suffix(".html")
     check_output(output)
-    import convscope.firstlayer.data  # ruff: ignore[unused-import]
-    from convscope.page.report import read_report
+    from convscope.analyse import read_report
 
     click.echo(str(read_report(saved).save(output)))

@@ -72,12 +72,13 @@ def report(
     Exit status: 0 done, 1 cannot be analysed, 2 wrong usage, 3 interrupted (the page holds what was read).
     """
     start = time.perf_counter()
-    check_output(output)
+    check_output(output, arrays)
     if (model is None) != (data is None):
         missing = "MODEL" if model is None else "--data IMAGES"
         hint = "; for images alone use `convscope data`" if model is None else ""
         raise click.UsageError(f"{missing} is missing: give MODEL and --data IMAGES together, or neither{hint}")
     with run(quiet) as progress:
+        place = the_device(device)
         from convscope.analyse import analyse, head_of, provenance, twin_of
         from convscope.firstlayer.theory import FirstLayer
         from convscope.page.report import Report
@@ -97,14 +98,15 @@ def report(
         source = open_images(data, limit=limit, size=size, suggested=opened.preprocessing.size)
         p = open_pass(source, batch_size=batch_size, workers=workers, max_memory=max_memory, progress=progress)
         opened = opened.bound(p.pilot.images)
-        place = the_device(device)
         network = opened.network
-        network.module.to(place)
         p.networks = {"model": network}
+        # The twin is compared with the network before either is moved.
+        fresh = opened.fresh(seed=0) if opened.init is None else None
+        network.module.to(place)
         if opened.init is not None:
             opened.init.module.to(place)
             p.networks["init"] = opened.init
-        elif (fresh := opened.fresh(seed=0)) is not None:
+        elif fresh is not None:
             p.networks["twin"] = twin_of(p, network, fresh.to(place))
         for note in network.notes:
             say(f"note: {note}")

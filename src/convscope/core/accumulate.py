@@ -61,12 +61,18 @@ class Sums(ABC, Generic[R]):
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
 
-    def add(self, name: str, term: Tensor) -> None:
-        """Adds a term (float64 or int64, any shape that stays the same) to the sum of that name."""
+    def add(self, name: str, term: Tensor, *, copy: bool = True) -> None:
+        """Adds a term (float64 or int64, any shape that stays the same) to the sum of that name.
+
+        Args:
+            name: of the sum.
+            term: what to add.
+            copy: False where the caller gives the term away, which spares a copy of the first one.
+        """
         if name in self.sums:
             self.sums[name] += term
         else:
-            self.sums[name] = term.clone()
+            self.sums[name] = term.clone() if copy else term
 
     def merge(self, other: Self) -> None:
         """Adds the sums of ``other``; a sum that only one of them has counts as zero in the other."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import mul
 
 from convscope.core.geometry import ConvGeometry
 from convscope.core.lines import axes, strip_pixels
@@ -12,7 +13,15 @@ from convscope.core.strips import row_classes, strip_length
 # Nanoseconds for each term of ``work``, by path and bytes of a number. Non-negative least squares of relative errors
 # over kernels 3 ... 16, strides 1 ... 16, 32 and 224 pixels, 3 channels, one thread of a Xeon of 2.5 GHz with AVX-512:
 # benchmarks/patch_moments.py --grid prints this table for another machine.
-COSTS: dict[tuple[str, int], tuple[float, ...]] = {(m, e): {'unfold':(.5,.03 if e==4 else .06,5,1e4),'strips':(1,1,.03*e/4,.03,2,5,1e5),'fft':(.1*e/4,.5,.2,.1,5,5,2e5)}[m] for m in ('unfold','strips','fft') for e in (4,8)}
+COSTS: dict[tuple[str, int], tuple[float, ...]] = {
+    (m, e): {
+        "unfold": (0.5, 0.03 if e == 4 else 0.06, 5, 1e4),
+        "strips": (1, 1, 0.03 * e / 4, 0.03, 2, 5, 1e5),
+        "fft": (0.1 * e / 4, 0.5, 0.2, 0.1, 5, 5, 2e5),
+    }[m]
+    for m in ("unfold", "strips", "fft")
+    for e in (4, 8)
+}
 
 
 def work(method: str, geometry: ConvGeometry, height: int, width: int, images: float) -> tuple[float, ...]:
@@ -59,8 +68,8 @@ def work(method: str, geometry: ConvGeometry, height: int, width: int, images: f
     )
 
 
-def fastest(geometry: ConvGeometry, height: int, width: int, element_size: int, images: float) -> str:
-    """Returns the path that is expected to be fastest: "unfold", "strips" or "fft".
+def expected(geometry: ConvGeometry, height: int, width: int, element_size: int, images: float) -> dict[str, float]:
+    """Returns the time that each path ("unfold", "strips", "fft") is expected to take, in nanoseconds.
 
     Args:
         geometry: of the convolution.
@@ -70,10 +79,5 @@ def fastest(geometry: ConvGeometry, height: int, width: int, element_size: int, 
         images: about how many images a fold has.
     """
     methods = ("unfold", "strips", "fft") if geometry.stride == (1, 1) else ("unfold", "strips")
-    return min(
-        methods,
-        key=lambda m: sum(
-            a * b
-            for a, b in zip(COSTS[m, element_size], work(m, geometry, height, width, images), strict=True)
-        ),
-    )
+    terms = {m: work(m, geometry, height, width, images) for m in methods}
+    return {m: sum(map(mul, COSTS[m, element_size], terms[m])) for m in methods}

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from convscope.core.choice import fastest
+from convscope.core.choice import expected
 from convscope.core.geometry import ConvGeometry
+from convscope.core.lines import Axis, axes
 from convscope.core.spectra import SpectralProducts
 from convscope.core.strips import StripProducts
 
 Method = Literal["auto", "unfold", "strips", "fft"]
 
 CHUNK_BYTES = 16 * 2**20
+_CALL = 4e5  # nanoseconds that a call for one more set of folds costs, whatever its size
 MAX_IMAGES = 64  # of one fold in a product: more would lose small eigenvalues in float32
 
 
@@ -26,6 +30,8 @@ class PatchProducts(Protocol):
     """
 
     canvas: tuple[int, int]
+
+    def __init__(self, geometry: ConvGeometry, height: int, width: int, *, symmetric: bool) -> None: ...
 
     def bytes_per_image(self, element_size: int) -> int:
         """Returns the memory that the intermediate tensors of one image take, in bytes."""
@@ -71,11 +77,13 @@ class UnfoldProducts:
         """Returns the sum of p_a p_b^T, float64 [g, d, d] (see ``PatchProducts``)."""
         share = len(a) * a.shape[1] // self.geometry.groups
         height = max(CHUNK_BYTES // (self.bytes_per_row(a.element_size()) * share), 1)
-        total = torch.zeros((), dtype=torch.float64)
+        total = None
         for top in range(0, self.rows, height):
             p = self._patches(a, top, min(height, self.rows - top))
             q = p if b is a else self._patches(b, top, min(height, self.rows - top))
-            total = total + exact(p @ q.mT)
+            product = exact(p @ q.mT)
+            total = product if total is None else total.add_(product)
+        assert total is not None
         return (total,)
 
     def _patches(self, images: Tensor, top: int, rows: int) -> Tensor:
@@ -95,92 +103,109 @@ class UnfoldProducts:
         return sums[0]
 
 
-def products_for(
-    geometry: ConvGeometry,
-    height: int,
-    width: int,
-    *,
-    symmetric: bool = True,
-    method: Method = "auto",
-    element_size: int = 8,
-    images: float = 1.0,
-) -> PatchProducts:
-    """Returns the path for padded images of this size.
+@dataclass(frozen=True)
+class Plan:
+    """How the products of patches of a set of images are computed.
+
+    Attributes:
+        products: the path.
+        size: height and width of the padded images, which the positions fill exactly.
+        positions: number of positions.
+        chunk: number of images at a time: at least 1, and no more than fit ``CHUNK_BYTES``, their copies included.
+        nanoseconds: expected, for one image.
+    """
+
+    products: PatchProducts
+    size: tuple[int, int]
+    positions: int
+    chunk: int
+    nanoseconds: float
+
+    @classmethod
+    def of(
+        cls,
+        geometry: ConvGeometry,
+        size: tuple[int, int],
+        two: bool,
+        method: Method,
+        dtype: torch.dtype,
+        images: float,
+    ) -> Plan:
+        """Returns the plan for padded images.
+
+        Args:
+            geometry: of the convolution.
+            size: height and width of the padded images.
+            two: whether patches of two sets of images are multiplied, instead of one set with itself.
+            method: "unfold", "strips", "fft" (strips where the stride is not 1), or "auto": the fastest expected.
+            dtype: of the arithmetic.
+            images: about how many images a fold has.
+        """
+        if method == "fft" and geometry.stride != (1, 1):
+            method = "strips"
+        costs = expected(geometry, *size, dtype.itemsize, images)
+        method = min(costs, key=costs.__getitem__) if method == "auto" else method
+        kinds: dict[str, type[PatchProducts]]
+        kinds = {"unfold": UnfoldProducts, "strips": StripProducts, "fft": SpectralProducts}
+        products = kinds[method](geometry, *size, symmetric=not two)
+        rows, columns = geometry.positions(*size)
+        copies = 2 * geometry.channels * math.prod(products.canvas) * dtype.itemsize
+        chunk = max(CHUNK_BYTES // (products.bytes_per_image(dtype.itemsize) + copies), 1)
+        return cls(products, size, rows * columns, chunk, costs[method] / images)
+
+
+def box_means(images: Tensor, geometry: ConvGeometry, size: tuple[int, int]) -> Tensor:
+    """Returns the average patch of each padded image, without forming patches.
 
     Args:
-        geometry: of the convolution.
-        height: in pixels, padding included, filled exactly by the positions.
-        width: as ``height``.
-        symmetric: whether the two sets of images are the same.
-        method: "unfold", "strips", "fft" (strips where the stride is not 1), or "auto": the fastest expected.
-        element_size: bytes of a number, 4 or 8.
-        images: about how many images a fold has.
+        images: [..., c, h, w].
+        geometry: kernel, stride and dilation.
+        size: height and width that the positions span, from the top left corner; h and w may be larger.
+
+    Returns:
+        float64 [..., d] on the CPU.
     """
-    if method == "auto":
-        method = fastest(geometry, height, width, element_size, images)
-    if method == "unfold":
-        return UnfoldProducts(geometry, height, width, symmetric=symmetric)
-    if method == "fft" and geometry.stride == (1, 1):
-        return SpectralProducts(geometry, height, width, symmetric=symmetric)
-    return StripProducts(geometry, height, width, symmetric=symmetric)
+    rows, columns = axes(geometry, *size)
+    # Two plain products: a stack of tiny ones, one for each channel, would take longer.
+    sums = (images @ _selection(images, columns, images.shape[-1]).T).mT.contiguous()
+    sums = (sums @ _selection(images, rows, images.shape[-2]).T).mT
+    return exact(sums).flatten(-3) / (rows.positions * columns.positions)
 
 
-def chunk_images(products: PatchProducts, element_size: int) -> int:
-    """Returns how many images are multiplied at a time: at least 1, and no more than fit ``CHUNK_BYTES``."""
-    return max(CHUNK_BYTES // products.bytes_per_image(element_size), 1)
-
-
-def box_means(images: Tensor, geometry: ConvGeometry) -> Tensor:
-    """Returns the average patch of each padded image, float64 [..., d] on the CPU, from images [..., c, h, w]."""
-    height, width = images.shape[-2:]
-    rows, columns = geometry.positions(height, width)
-    pick_rows = _selection(images, rows, geometry.kernel[0], geometry.dilation[0], geometry.stride[0], height)
-    pick_columns = _selection(images, columns, geometry.kernel[1], geometry.dilation[1], geometry.stride[1], width)
-    sums = pick_rows @ (images @ pick_columns.T)
-    return exact(sums).flatten(-3) / (rows * columns)
-
-
-def _selection(images: Tensor, positions: int, kernel: int, dilation: int, stride: int, size: int) -> Tensor:
-    """Returns 0/1 [kernel, size]: which pixels the kernel's i-th row (or column) visits."""
-    pick = images.new_zeros(kernel, size)
-    for i in range(kernel):
-        pick[i, i * dilation : i * dilation + (positions - 1) * stride + 1 : stride] = 1
+def _selection(images: Tensor, axis: Axis, size: int) -> Tensor:
+    """Returns 0/1 [kernel, size]: which pixels an offset of the kernel visits."""
+    pick = images.new_zeros(axis.kernel, size)
+    for i, o in enumerate(range(0, axis.kernel * axis.dilation, axis.dilation)):
+        pick[i, o : o + (axis.positions - 1) * axis.stride + 1 : axis.stride] = 1
     return pick
 
 
-def alike(fold: Tensor, chunk: int) -> list[tuple[Tensor, Tensor]]:
-    """Returns sets of folds with about as many images, which are multiplied side by side: few calls, not many.
+def alike(fold: Tensor, chunk: int, nanoseconds: float) -> list[tuple[Tensor, Tensor]]:
+    """Returns sets of folds of similar size, which are multiplied side by side: few calls, not many.
 
     Args:
         fold: int64 [n], the fold of each image.
         chunk: how many images a set of several folds may have.
+        nanoseconds: expected for one image.
 
     Returns:
-        For each set, its folds, int64 [f], and their images, int64 [m, f], filled up with -1: at most 30 % of them.
+        For each set, its folds, int64 [f], and their images, int64 [m, f], filled up with -1 where that costs less
+        than a call of its own.
     """
-    found, sizes = fold.unique(return_counts=True)
+    order = fold.argsort(stable=True).split((sizes := fold.unique(return_counts=True))[1].tolist())
+    found, counts = sizes
     sets: list[list[int]] = []
-    for k in sizes.argsort().tolist():
-        size, total = int(sizes[k]), sum(int(sizes[j]) for j in sets[-1]) if sets else 0
-        filled = size * (len(sets[-1]) + 1) if sets else 0
-        if sets and filled <= min(1.3 * (total + size), chunk):
+    for k in counts.argsort().tolist():
+        size = len(order[k])
+        filler = len(sets[-1]) * (size - len(order[sets[-1][-1]])) if sets else 0
+        if sets and filler * nanoseconds <= _CALL and size * (len(sets[-1]) + 1) <= chunk:
             sets[-1].append(k)
         else:
             sets.append([k])
-    out = []
-    for members in sets:
-        where = torch.full((int(sizes[members].max()), len(members)), -1)
-        for column, k in enumerate(members):
-            where[: int(sizes[k]), column] = (fold == found[k]).nonzero().flatten()
-        out.append((found[members], where))
-    return out
+    pad = torch.nn.utils.rnn.pad_sequence
+    return [(found[members], pad([order[k] for k in members], padding_value=-1)) for members in sets]
 
 
 def exact(t: Tensor) -> Tensor:
     """Returns a (small) tensor in float64 on the CPU: some devices have no float64."""
     return t.cpu().double()
-
-
-def by_fold(values: Tensor, fold: Tensor, folds: int) -> Tensor:
-    """Returns the sums of the rows of each fold, [folds, ...], from values [n, ...]."""
-    return values.new_zeros(folds, *values.shape[1:]).index_add_(0, fold, values)

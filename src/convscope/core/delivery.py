@@ -56,6 +56,10 @@ def run_network(
     return x, forward(network.module, x, see, network.name)
 
 
+def _conv(slot: Slot[Any]) -> str:
+    return "" if isinstance(slot.stream, Images) else slot.stream.conv
+
+
 class Delivery:
     """Delivers batches to slots: a forward per network, a backward per cotangent vector, all layers at once.
 
@@ -95,7 +99,7 @@ class Delivery:
             own = [s for s in slots if not isinstance(s.stream, Images) and s.stream.network is network]
             groups: dict[int | None, list[Slot[Any]]] = {}
             for slot in own:
-                share = slot.stream.images if isinstance(slot.stream, Gradient) and sample else None
+                share = slot.stream.images if sample and not isinstance(slot.stream, Images) else None
                 groups.setdefault(share, []).append(slot)
             for share, group in groups.items():
                 part = batch if share is None or self.n is None else batch[sampled(batch, share / self.n)]
@@ -105,7 +109,7 @@ class Delivery:
     def _visit(self, network: Network, slots: list[Slot[Any]], batch: Batch) -> None:
         forwards = [s for s in slots if not isinstance(s.stream, Gradient)]
         backwards = [s for s in slots if isinstance(s.stream, Gradient)]
-        wanted = {s.stream.conv for s in slots}
+        wanted = {_conv(s) for s in slots}
         current: list[Cotangent] = []
         found: set[str] = set()
         end = None if backwards else self._last_call(network, wanted)
@@ -117,11 +121,11 @@ class Delivery:
             if call.name in wanted:
                 found.add(call.name)
                 for slot in forwards:
-                    if slot.stream.conv == call.name:
+                    if _conv(slot) == call.name:
                         x = call.input if isinstance(slot.stream, Input) else call.output
                         self._update(slot, x.detach(), batch)
                 if backwards and call.output.requires_grad:
-                    call.output.register_hook(lambda gradient: arrived(call.name, gradient))
+                    call.output.register_hook(lambda gradient: arrived(call.name, gradient))  # type: ignore[no-untyped-call]
             if seen == end:
                 raise Enough
 
@@ -146,9 +150,8 @@ class Delivery:
                 for slot in backwards:
                     slot.failure = f"gradients of {network.name} cannot be had ({reason})"
         for slot in slots:
-            conv = slot.stream.conv
-            if conv not in found and slot.failure is None:
-                slot.failure = f"{network.name} did not call the convolution {conv!r} on these images"
+            if _conv(slot) not in found and slot.failure is None:
+                slot.failure = f"{network.name} did not call the convolution {_conv(slot)!r} on these images"
 
     def _update(self, slot: Slot[Any], x: Tensor, batch: Batch) -> None:
         if slot.failure is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from convscope.core.batches import Batch, mix
+from convscope.core.errors import ConvscopeError
 
 
 @dataclass(frozen=True)
@@ -17,13 +18,18 @@ class KeptImages:
 
     Attributes:
         x: [K, ...], what the stream delivered for each image.
-        labels: int64 [K], or None.
+        labels: int64 [K], -1 for an unlabelled image among labelled ones; None where none has a label.
         index: int64 [K], the images' identities.
     """
 
     x: Tensor
     labels: Tensor | None
     index: Tensor
+
+    def labelled(self) -> tuple[Tensor, Tensor]:
+        """Returns the images that have a label, and int64 [m] their labels; m may be 0."""
+        labels = torch.full_like(self.index, -1) if self.labels is None else self.labels
+        return self.x[labels >= 0], labels[labels >= 0]
 
 
 class Kept:
@@ -42,12 +48,21 @@ class Kept:
         self.index = torch.empty(0, dtype=torch.int64)
 
     def update(self, x: Tensor, batch: Batch) -> None:
-        """Offers the images of a batch."""
+        """Offers the images of a batch.
+
+        Raises:
+            ConvscopeError: when they are of another size than those before.
+        """
         labels = torch.full_like(batch.index, -1) if batch.labels is None else batch.labels
         self._offer(x.detach().cpu(), labels.cpu(), batch.index.cpu())
 
     def _offer(self, x: Tensor, labels: Tensor, index: Tensor) -> None:
         if self.x is not None:
+            if x.shape[1:] != self.x.shape[1:]:
+                raise ConvscopeError(
+                    f"images of different sizes ({_size(x)} and {_size(self.x)}) cannot be kept side by side: "
+                    "resize them to one"
+                )
             x = torch.cat([self.x, x])
             labels = torch.cat([self.labels, labels])
             index = torch.cat([self.index, index])
@@ -69,8 +84,9 @@ class Kept:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Replaces the kept images."""
-        if state:
-            self.x, self.labels, self.index = state["x"], state["labels"], state["index"]
+        none = torch.empty(0, dtype=torch.int64)
+        self.x = state.get("x")
+        self.labels, self.index = state.get("labels", none), state.get("index", none)
 
     def compute(self) -> KeptImages:
         """Returns the kept images.
@@ -80,4 +96,8 @@ class Kept:
         """
         if self.x is None:
             raise ValueError("no image has been seen yet")
-        return KeptImages(self.x, None if (self.labels < 0).any() else self.labels, self.index)
+        return KeptImages(self.x, None if (self.labels < 0).all() else self.labels, self.index)
+
+
+def _size(x: Tensor) -> str:
+    return "x".join(map(str, x.shape[1:]))

@@ -2,120 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from convscope.core.accumulate import Sums
 from convscope.core.batches import Batch
-from convscope.core.correlation import MAX_IMAGES, Method, alike, box_means, by_fold, chunk_images, exact, products_for
+from convscope.core.correlation import MAX_IMAGES, Method, Plan, alike, box_means, exact
 from convscope.core.errors import ConvscopeError
 from convscope.core.geometry import ConvGeometry
-
-Lag = tuple[int, int]
-
-
-@dataclass(frozen=True, eq=False)
-class LaggedMoments:
-    """Uncentred moments of pairs of patches that lie one lag apart, over the pairs that both exist.
-
-    With more than one group every tensor has a leading [g].
-
-    Attributes:
-        n_pairs: number of pairs of positions, over all images.
-        second_moment: float64 [d, d], E[p_j p_{j+delta}^T].
-        mean: float64 [d], E[p_j].
-        shifted_mean: float64 [d], E[p_{j+delta}].
-    """
-
-    n_pairs: int
-    second_moment: Tensor
-    mean: Tensor
-    shifted_mean: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class PatchMoments:
-    """Moments of the patches that a convolution sees; everything is divided by N, not N - 1.
-
-    A patch p has d entries in the order of ``weight.flatten(1)``: channel, row, column. pbar is the average patch
-    of an image. With g > 1 groups every tensor has a leading [g], one set of moments for each group.
-
-    Attributes:
-        geometry: the convolution's geometry.
-        n_images: number of images.
-        n_patches: number of patches of each group: images times positions.
-        mean: float64 [d], mu = E[p], in units of the input.
-        second_moment: float64 [d, d], E[p p^T], not centred.
-        average_patch_mean: float64 [d], E_n[pbar]; differs from ``mean`` only where image sizes differ.
-        average_patch_second_moment: float64 [d, d], A = E_n[pbar pbar^T], not centred.
-        lagged: (dy, dx) in input pixels to the moments of patches that far apart; a lag that no image is large
-            enough for is left out.
-        class_counts: int64 [o], images of each class, or None where no classes were asked for.
-        class_means: float64 [o, d] ([o, g, d] with groups), mean average patch of each class; NaN for an empty class.
-    """
-
-    geometry: ConvGeometry
-    n_images: int
-    n_patches: int
-    mean: Tensor
-    second_moment: Tensor
-    average_patch_mean: Tensor
-    average_patch_second_moment: Tensor
-    lagged: Mapping[Lag, LaggedMoments]
-    class_counts: Tensor | None = None
-    class_means: Tensor | None = None
-
-    @cached_property
-    def covariance(self) -> Tensor:
-        """Sigma = E[(p - mu)(p - mu)^T], float64 [d, d] (Chowers & Weiss 2023, Def. 4.1, centred)."""
-        return self.second_moment - _outer(self.mean, self.mean)
-
-    @cached_property
-    def average_patch_covariance(self) -> Tensor:
-        """E_n[(pbar - mu)(pbar - mu)^T], float64 [d, d], centred by the mean of all patches."""
-        return _centred(self.average_patch_second_moment, self.average_patch_mean, self.average_patch_mean, self.mean)
-
-    @cached_property
-    def _eigh(self) -> tuple[Tensor, Tensor]:
-        values, vectors = torch.linalg.eigh(self.covariance)
-        values, vectors = values.flip(-1).clamp(min=0), vectors.flip(-1)
-        largest = vectors.gather(-2, vectors.abs().argmax(-2, keepdim=True))
-        return values, torch.where(largest < 0, -vectors, vectors)
-
-    @property
-    def eigenvalues(self) -> Tensor:
-        """Variances lambda_i^2 along the principal components of the patches, float64 [d], descending, at least 0."""
-        return self._eigh[0]
-
-    @property
-    def eigenvectors(self) -> Tensor:
-        """Principal components, float64 [d, d], column i is u_i; its entry of largest absolute value is positive."""
-        return self._eigh[1]
-
-    def lag_covariance(self, dy: int, dx: int) -> Tensor:
-        """Returns Sigma_delta = E[(p_j - mu)(p_{j+delta} - mu)^T] over the pairs of positions that both exist.
-
-        Args:
-            dy: vertical lag in input pixels, positive downwards.
-            dx: horizontal lag in input pixels, positive to the right.
-
-        Returns:
-            float64 [d, d]; entry (s, t) multiplies entry s of a patch with entry t of the patch at the lag.
-
-        Raises:
-            ValueError: when the lag was not requested.
-            ConvscopeError: when no image was large enough to hold a pair of patches at this lag.
-        """
-        if (dy, dx) not in self.lagged:
-            raise ConvscopeError(
-                f"no image holds two patches {dy} rows and {dx} columns apart: ask for a shorter lag or hand in larger images"
-            )
-        lag = self.lagged[dy, dx]
-        return _centred(lag.second_moment, lag.mean, lag.shifted_mean, self.mean)
+from convscope.core.moment_values import Lag, LaggedMoments, PatchMoments, outer
 
 
 class PatchMomentsAccumulator(Sums[PatchMoments]):
@@ -189,105 +86,111 @@ class PatchMomentsAccumulator(Sums[PatchMoments]):
         """
         if not len(x):
             return
-        terms = self._terms(x, batch, fold, len(parts))
-        for k in fold.unique().tolist():
-            for name, term in terms.items():
-                parts[k].add(name, term[k])
-
-    def _terms(self, x: Tensor, batch: Batch, fold: Tensor, folds: int) -> dict[str, Tensor]:
-        """Returns name to the sums over each fold's images, [folds, ...]."""
         geometry = self.geometry
         rows, columns = _positions(x, geometry)
         labels = None if self.classes is None else _labels(batch, self.classes)
         dtype = _arithmetic(x.dtype, self.dtype)
         shift = _shift(x[0].to(dtype))
         height, width = geometry.covered(rows, columns)
-        paths = {
-            (dy, dx): products_for(
-                geometry,
-                height - abs(dy),
-                width - abs(dx),
-                symmetric=(dy, dx) == (0, 0),
-                method=self.method,
-                element_size=dtype.itemsize,
-                images=len(x) / len(fold.unique()),
-            )
+        sizes = {
+            (dy, dx): (height - abs(dy), width - abs(dx))
             for dy, dx in dict.fromkeys(((0, 0), *self.lags))
             if abs(dy) // geometry.stride[0] < rows and abs(dx) // geometry.stride[1] < columns
         }
-        chunk = min(chunk_images(path, dtype.itemsize) for path in paths.values())
-        means = {lag: torch.zeros(2, len(x), geometry.groups, geometry.patch_dim).double() for lag in paths}
-        second = {lag: torch.zeros(folds, *means[0, 0].shape[2:], geometry.patch_dim).double() for lag in paths}
-        for members, table in alike(fold, chunk):
-            sums: dict[Lag, tuple[Tensor, ...]] = {}
-            for where in table.split(min(max(chunk // len(members), 1), MAX_IMAGES)):
-                canvas = self._canvas(x, where, dtype, shift, (height, width), paths[0, 0].canvas)
-                images = canvas[..., :height, :width]
-                real, rows_of = where >= 0, where[where >= 0]
-                for lag, path in paths.items():
-                    here, there = _lagged_pair(images, *lag)
-                    means[lag][0, rows_of] = self._means(here, where)
-                    means[lag][1, rows_of] = means[lag][0, rows_of] if there is here else self._means(there, where)
-                    if not means[lag][:, rows_of].isfinite().all():
-                        _raise_non_finite(x, batch)
-                    part = path(canvas, canvas) if there is here else path(here, there)
-                    sums[lag] = tuple(s + t for s, t in zip(sums[lag], part, strict=True)) if lag in sums else part
-            for lag, path in paths.items():
-                second[lag][members] = path.assemble(*sums[lag]).unflatten(0, (len(members), -1))
+        per_fold = len(x) / len(fold.unique())
+        plan = {
+            lag: Plan.of(geometry, size, lag != (0, 0), self.method, dtype, per_fold) for lag, size in sizes.items()
+        }
+        chunk = min(p.chunk for p in plan.values())
+        # Everything is computed before anything is added, so that an error leaves no batch half added.
+        terms = []
+        for members, table in alike(fold, chunk, sum(p.nanoseconds for p in plan.values())):
+            sums = self._sums(x, table, dtype, shift, plan, labels, chunk)
+            squares = sums["second"].diagonal(dim1=-2, dim2=-1)  # no other product is larger
+            if not (sums["first"].isfinite().all() and squares.isfinite().all()):
+                _raise_non_finite(x, batch)
+            terms.append((members, sums))
+        for members, sums in terms:
+            for name, term in sums.items():
+                for k, value in zip(members.tolist(), term.unbind(), strict=True):
+                    parts[k].add(name, value, copy=False)
 
-        size = torch.bincount(fold, minlength=folds)
-        wide = 0.0 if shift is None else _per_entry(shift, geometry)
-        terms = {"images": size}
-        for dy, dx in paths:
-            pairs = size * (rows - abs(dy) // geometry.stride[0]) * (columns - abs(dx) // geometry.stride[1])
-            product = second[dy, dx]
-            first, last = (by_fold(m, fold, folds) * (pairs / size.clamp(min=1))[:, None, None] for m in means[dy, dx])
-            if shift is not None:
-                product = _unshifted(product, first, last, pairs, wide)
-            terms |= {
-                f"{dy} {dx} pairs": pairs,
-                f"{dy} {dx} first": first + pairs[:, None, None] * wide,
-                f"{dy} {dx} last": last + pairs[:, None, None] * wide,
-                f"{dy} {dx} second": product,
-            }
-        average = means[0, 0][0] + wide
-        terms |= {"average first": by_fold(average, fold, folds), "average second": _grams(average, fold, folds)}
-        if labels is not None and self.classes is not None:
-            cell = fold * self.classes + labels
-            terms["class counts"] = torch.bincount(cell, minlength=folds * self.classes).view(folds, self.classes)
-            terms["class first"] = by_fold(average, cell, folds * self.classes).unflatten(0, (folds, self.classes))
-        return terms
-
-    def _canvas(
+    def _sums(
         self,
         x: Tensor,
-        where: Tensor,
+        table: Tensor,
         dtype: torch.dtype,
         shift: Tensor | None,
-        size: tuple[int, int],
-        canvas: tuple[int, int],
-    ) -> Tensor:
-        """Returns the padded images at [m, f], less the shift, in the corner of a canvas: [m, f * g, c, height, width].
+        plan: dict[Lag, Plan],
+        labels: Tensor | None,
+        chunk: int,
+    ) -> dict[str, Tensor]:
+        """Returns name to the sums over each column of a table of images [m, f]: tensors [f, ...]."""
+        folds, groups = table.shape[1], self.geometry.groups
+        products: dict[Lag, tuple[Tensor, ...]] = {}
+        means: dict[Lag, list[Tensor]] = {lag: [] for lag in plan}
+        height, width = plan[0, 0].size
+        for where in table.split(min(max(chunk // folds, 1), MAX_IMAGES)):
+            canvas = self._canvas(x, where, dtype, shift, plan[0, 0])
+            images = canvas[..., :height, :width]
+            whole = canvas if canvas.shape[-2:] == plan[0, 0].products.canvas else images
+            for (dy, dx), p in plan.items():
+                here, there = (whole, whole) if dy == dx == 0 else _lagged_pair(images, dy, dx)
+                part = p.products(here, there)
+                before = products.get((dy, dx))
+                products[dy, dx] = part if before is None else tuple(map(torch.add, before, part))
+                ends = (canvas,) if dy == dx == 0 else (here, there)
+                means[dy, dx].append(torch.stack([box_means(t, self.geometry, p.size) for t in ends]))
 
-        Only ``size`` of a padded image is visited by the convolution. Where no image is (-1), all is zero.
+        n = (table >= 0).sum(0)
+        wide = None if shift is None else _per_entry(shift, self.geometry)
+        sums: dict[str, Tensor] = {}
+        for (dy, dx), p in plan.items():
+            ends = torch.cat(means[dy, dx], 1).unflatten(2, (folds, groups))  # [1 or 2, m, f, g, d]
+            first = ends.sum(1) * p.positions
+            pairs = n * p.positions
+            second = p.products.assemble(*products[dy, dx]).unflatten(0, (folds, groups))
+            if wide is not None:
+                second = _unshifted(second, first[0], first[-1], pairs, wide)
+                first = first + pairs[:, None, None] * wide
+            name = _name(dy, dx)
+            sums |= {name + "count": pairs, name + "first": first.transpose(0, 1), name + "second": second}
+        average = torch.cat(means[0, 0], 1)[0].unflatten(1, (folds, groups))
+        if wide is not None:
+            average = average + wide * (table >= 0)[:, :, None, None]
+        per_image = average.permute(1, 2, 0, 3)
+        sums |= {"images": n, "average first": average.sum(0), "average second": per_image.mT @ per_image}
+        if labels is not None and self.classes is not None:
+            # Images that are not there get a class of their own, which is dropped.
+            label = torch.where(table >= 0, labels[table], self.classes)
+            cell = (label + torch.arange(folds) * (self.classes + 1)).flatten()
+            total = average.new_zeros(folds * (self.classes + 1), *average.shape[2:])
+            total = total.index_add_(0, cell, average.flatten(0, 1)).unflatten(0, (folds, -1))
+            counts = torch.bincount(cell, minlength=folds * (self.classes + 1)).view(folds, -1)
+            sums |= {"class count": counts[:, :-1], "class first": total[:, :-1]}
+        return sums
+
+    def _canvas(self, x: Tensor, where: Tensor, dtype: torch.dtype, shift: Tensor | None, p: Plan) -> Tensor:
+        """Returns the padded images at [m, f], less the shift, [m, f * g, c, height, width]; zero where none is (-1).
+
+        Zeros may follow below and to the right, as ``p.products.canvas`` has it; so may pixels that no position visits.
         """
         slots = where.flatten()
         images = x[slots.clamp(min=0).to(x.device)].to(dtype)
-        if self.geometry.padding_mode != "zeros":
+        height, width = p.size
+        if any(self.geometry.padding) and self.geometry.padding_mode == "zeros":
+            top, _, left, _ = self.geometry.padding
+            inner = images[:, :, : height - top, : width - left]
+            images = images.new_zeros(*images.shape[:2], *p.products.canvas)
+            images[:, :, top : top + inner.shape[2], left : left + inner.shape[3]] = inner
+        else:
             images = _padded(images, self.geometry)
-        top, left = (self.geometry.padding[k] if self.geometry.padding_mode == "zeros" else 0 for k in (0, 2))
-        out = images.new_zeros(len(slots), images.shape[1], *canvas)
-        images = images[:, :, : size[0] - top, : size[1] - left]
-        out[:, :, top : top + images.shape[2], left : left + images.shape[3]] = images
         if shift is not None:
-            out[:, :, : size[0], : size[1]] -= shift.to(images)[:, None, None]
-        if slots.min() < 0:
-            out[slots < 0] = 0
-        return out.view(len(where), where.shape[1] * self.geometry.groups, -1, *canvas)
-
-    def _means(self, images: Tensor, where: Tensor) -> Tensor:
-        """Returns the average patches [n, g, d] of the images that there are at [m, f]."""
-        return box_means(images, self.geometry).unflatten(1, (where.shape[1], -1))[where >= 0]
+            images[:, :, :height, :width] -= shift.to(images)[:, None, None]
+        empty = (slots < 0).nonzero().flatten().to(x.device)
+        if len(empty):
+            images[empty] = 0
+        return images.unflatten(0, where.shape).unflatten(2, (self.geometry.groups, -1)).flatten(1, 2)
 
     def compute(self) -> PatchMoments:
         """Returns the moments of all images seen; a lag that no image was large enough for is left out of ``lagged``.
@@ -303,14 +206,15 @@ class PatchMomentsAccumulator(Sums[PatchMoments]):
             return t.squeeze(axis) if self.geometry.groups == 1 else t
 
         lagged = {}
-        for dy, dx in dict.fromkeys(((0, 0), *self.lags)):
-            if f"{dy} {dx} pairs" in sums:
-                pairs = int(sums[f"{dy} {dx} pairs"])
-                moments = (drop(sums[f"{dy} {dx} {part}"] / pairs) for part in ("second", "first", "last"))
-                lagged[dy, dx] = LaggedMoments(pairs, *moments)
+        for lag in dict.fromkeys(((0, 0), *self.lags)):
+            if _name(*lag) + "count" in sums:
+                pairs = int(sums[_name(*lag) + "count"])
+                first = sums[_name(*lag) + "first"] / pairs
+                second = drop(sums[_name(*lag) + "second"] / pairs)
+                lagged[lag] = LaggedMoments(pairs, second, drop(first[0]), drop(first[-1]))
         every = lagged[0, 0]
         images = int(sums["images"])
-        counts = sums.get("class counts")
+        counts = sums.get("class count")
         return PatchMoments(
             geometry=self.geometry,
             n_images=images,
@@ -320,6 +224,7 @@ class PatchMomentsAccumulator(Sums[PatchMoments]):
             average_patch_mean=drop(sums["average first"] / images),
             average_patch_second_moment=drop(sums["average second"] / images),
             lagged={lag: lagged[lag] for lag in self.lags if lag in lagged},
+            lags=self.lags,
             class_counts=None if counts is None else counts.clone(),
             class_means=None if counts is None else drop(sums["class first"] / counts[:, None, None], 1),
         )
@@ -393,7 +298,9 @@ def _positions(x: Tensor, geometry: ConvGeometry) -> tuple[int, int]:
 
 def _labels(batch: Batch, classes: int) -> Tensor:
     if batch.labels is None:
-        raise ConvscopeError(f"means of {classes} classes were asked for, but the images have no labels: hand in labels")
+        raise ConvscopeError(
+            f"means of {classes} classes were asked for, but the images have no labels: hand in labels"
+        )
     labels = batch.labels.cpu().to(torch.int64)
     if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= classes):
         raise ConvscopeError(
@@ -439,7 +346,9 @@ def _per_entry(shift: Tensor, geometry: ConvGeometry) -> Tensor:
 def _raise_non_finite(x: Tensor, batch: Batch) -> None:
     bad = (~x.isfinite()).flatten(1).any(1).nonzero().flatten().cpu()
     if not len(bad):
-        raise ConvscopeError("pixel values are too large to be summed: scale the images to a usual range such as [0, 1]")
+        raise ConvscopeError(
+            "pixel values are too large to be summed: scale the images to a usual range such as [0, 1]"
+        )
     raise ConvscopeError(
         f"{len(bad)} of {len(x)} images hold NaN or infinite values (first: image {int(batch.index[bad[0]])}); "
         "finite pixels are expected: repair or remove these images"
@@ -447,32 +356,16 @@ def _raise_non_finite(x: Tensor, batch: Batch) -> None:
 
 
 def _lagged_pair(images: Tensor, dy: int, dx: int) -> tuple[Tensor, Tensor]:
-    if dy == dx == 0:
-        return images, images
     height, width = images.shape[-2:]
     here = images[..., max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)]
     there = images[..., max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)]
     return here, there
 
 
-def _outer(a: Tensor, b: Tensor) -> Tensor:
-    return a[..., :, None] * b[..., None, :]
-
-
-def _centred(product: Tensor, left: Tensor, right: Tensor, mean: Tensor) -> Tensor:
-    """Returns E[(a - mean)(b - mean)^T] from E[a b^T], E[a] and E[b]."""
-    return product - _outer(left, mean) - _outer(mean, right) + _outer(mean, mean)
-
-
 def _unshifted(product: Tensor, left: Tensor, right: Tensor, count: Tensor, shift: Tensor) -> Tensor:
     """Returns the sum of (a + shift)(b + shift)^T from the sums of a b^T, a and b over ``count`` terms."""
-    return product + _outer(left, shift) + _outer(shift, right) + count[:, None, None, None] * _outer(shift, shift)
+    return product + outer(left, shift) + outer(shift, right) + count[:, None, None, None] * outer(shift, shift)
 
 
-def _grams(means: Tensor, fold: Tensor, folds: int) -> Tensor:
-    """Returns the sums over each fold's images of pbar pbar^T, [folds, g, d, d], from pbar [n, g, d]."""
-    out = means.new_zeros(folds, means.shape[1], means.shape[2], means.shape[2])
-    for k in fold.unique().tolist():
-        rows = means[fold == k].transpose(0, 1)
-        out[k] = rows.mT @ rows
-    return out
+def _name(dy: int, dx: int) -> str:
+    return "" if dy == dx == 0 else f"lag {dy} {dx} "

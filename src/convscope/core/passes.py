@@ -123,8 +123,12 @@ class Pass:
         """
         if network not in self._calls:
             calls: dict[str, ConvCall] = {}
+
+            def see(call: ConvCall) -> None:
+                calls.setdefault(call.name, call)
+
             with left_as_found([network.module]), torch.no_grad():
-                run_network(network, self.pilot.images[:1], lambda call: calls.setdefault(call.name, call))
+                run_network(network, self.pilot.images[:1], see)
             self._calls[network] = tuple(calls.values())
         return self._calls[network]
 
@@ -208,7 +212,8 @@ class Pass:
             rest = self.source.batches(
                 self.batch_size, start=start, rank=self.rank, world=self.world, workers=self.workers
             )
-        total = None if self.source.n is None else (self.source.n - self.rank + self.world - 1) // self.world
+        world = self.world if self.source.sharded else 1
+        total = None if self.source.n is None else -(-self.source.n // world)
         with tqdm(
             total=total, initial=done, unit="image", desc="reading", disable=not self.progress, leave=False
         ) as bar:
@@ -224,7 +229,7 @@ class Pass:
 
     def _announce_cost(self, seconds_an_image: float, done: int) -> None:
         if self.announce is not None and self.source.n is not None:
-            images = -(-self.source.n // self.world) - done
+            images = -(-self.source.n // (self.world if self.source.sharded else 1)) - done
             self.announce(f"reading {images} images will take about {_duration(seconds_an_image * images)}")
 
     def _fingerprint(self, folds: int) -> str:

@@ -20,8 +20,9 @@ class Number:
 
     Attributes:
         value: the value; NaN where it is undefined (never 0 in its place).
-        spread: one standard error (jackknife over image folds, or standard deviation over seeds); None: not computed.
-        chance: (low, high), the central 95 % of what chance gives, or None: not computed.
+        spread: one standard error (jackknife over image folds, or standard deviation over seeds); None: not computed,
+            which is also what a NaN or infinite one becomes.
+        chance: (low, high), the central 95 % of what chance gives, or None: not computed, also where an end is NaN.
         definition: key into the result's ``definitions()``.
         chance_name: what chance is here, in words ("random filters", "permuted labels").
     """
@@ -31,6 +32,12 @@ class Number:
     chance: tuple[float, float] | None = None
     definition: str = ""
     chance_name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.spread is not None and not math.isfinite(self.spread):
+            object.__setattr__(self, "spread", None)
+        if self.chance is not None and any(map(math.isnan, self.chance)):
+            object.__setattr__(self, "chance", None)
 
     def __str__(self) -> str:
         text = f"{self.value:.3g}"
@@ -149,8 +156,8 @@ def result_from_json(data: Mapping[str, Any]) -> Result:
     Raises:
         ConvscopeError: for an unknown kind (a file of a newer version, or not one of ours).
     """
-    kind = data.get("kind")
-    if kind not in _REGISTRY:
+    kind = data.get("kind") if isinstance(data, Mapping) else None
+    if not isinstance(kind, str) or kind not in _REGISTRY:
         known = ", ".join(sorted(_REGISTRY)) or "none"
         raise ConvscopeError(
             f"this file holds a result of kind {kind!r}, but this version knows {known}: update convscope"
@@ -170,15 +177,22 @@ def number_to_json(number: Number) -> dict[str, Any]:
 
 
 def number_from_json(data: Mapping[str, Any]) -> Number:
-    """Returns the Number that ``number_to_json`` described; a null value is NaN."""
-    chance = data["chance"]
-    return Number(
-        value=_or_nan(data["value"]),
-        spread=data["spread"],
-        chance=None if chance is None else (_or_nan(chance[0]), _or_nan(chance[1])),
-        definition=data["definition"],
-        chance_name=data.get("chance_name", ""),
-    )
+    """Returns the Number that ``number_to_json`` described; a null value is NaN.
+
+    Raises:
+        KeyError: when a field is missing.
+        TypeError: when a field is of the wrong kind.
+        ValueError: when chance has not two ends.
+    """
+    chance, texts = data["chance"], (data["definition"], data.get("chance_name", ""))
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a number's definition is no text")
+    low_high = None
+    if chance is not None:
+        low, high = chance
+        low_high = _or_nan(low), _or_nan(high)
+    spread = None if data["spread"] is None else _or_nan(data["spread"])
+    return Number(_or_nan(data["value"]), spread, low_high, *texts)
 
 
 def finite(x: float | None) -> float | None:
@@ -191,5 +205,9 @@ def finite_list(values: Iterable[float]) -> list[float | None]:
     return [finite(v) for v in values]
 
 
-def _or_nan(x: float | None) -> float:
-    return math.nan if x is None else float(x)
+def _or_nan(x: Any) -> float:
+    if x is None:
+        return math.nan
+    if isinstance(x, bool) or not isinstance(x, int | float):
+        raise TypeError(f"expected a number, got {type(x).__name__}")
+    return float(x)

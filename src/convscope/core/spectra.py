@@ -37,9 +37,9 @@ class SpectralProducts:
         self.canvas = (fft_size(height + self.rows.border), fft_size(width + self.columns.border))
 
     def bytes_per_image(self, element_size: int) -> int:
-        """Returns the size of one image's spectrum, as it is padded, and as it is multiplied by one channel."""
+        """Returns the size of one image's spectrum, its product with one channel, and as much for the sum."""
         spectrum = self.geometry.channels * self.canvas[0] * self.canvas[1] * element_size
-        return 4 * spectrum * (1 if self.symmetric else 2)
+        return 3 * spectrum * (1 if self.symmetric else 2)
 
     def __call__(self, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
         """Returns the sums over all pixels, over the border's rows, and over the border's columns.
@@ -69,7 +69,10 @@ class SpectralProducts:
         out = torch.empty(g, c, c, len(vertical), horizontal.shape[1], dtype=torch.float64)
         for k in range(c):
             start = k if self.symmetric else 0
-            power = (x[:, :, k, None].conj().resolve_conj() * y[:, :, start:]).sum(0)
+            # Image by image: one that is multiplied and added at once stays in the processor's cache.
+            power = x[0, :, k, None].conj() * y[0, :, start:]
+            for here, there in zip(x[1:, :, k, None], y[1:, :, start:], strict=True):
+                power.addcmul_(here.conj().resolve_conj(), there)
             out[:, k, start:] = ((vertical @ power).cpu().to(torch.complex128) @ horizontal).real
         if self.symmetric:
             i, j = torch.tril_indices(c, c, -1)

@@ -66,18 +66,21 @@ class Input:
     Attributes:
         network: the network.
         conv: the convolution's name.
+        images: about how many images to use, spread over the data by their hashes; None for all.
     """
 
     network: Network
     conv: str
+    images: int | None = None
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a convolution returned, [n, k, h', w'], bias included."""
+    """What a convolution returned, [n, k, h', w'], bias included; ``images`` as for ``Input``."""
 
     network: Network
     conv: str
+    images: int | None = None
 
 
 @dataclass(frozen=True)

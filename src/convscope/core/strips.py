@@ -7,6 +7,8 @@ the rows into phases, so that every geometry has this path.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -98,6 +100,7 @@ class StripProducts:
         return table.permute(0, 3, 1, 4, 5, 2, 6).reshape(-1, d, d)
 
 
+@lru_cache(maxsize=256)
 def row_classes(rows: Axis, symmetric: bool) -> tuple[list[tuple[int, int, int]], Tensor]:
     """Returns the classes (phase, other phase, distance in strides) and the class of each pair (i, i'), [q, q].
 

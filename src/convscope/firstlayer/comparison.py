@@ -25,9 +25,10 @@ from convscope.core.results import (
     number_to_json,
     register,
 )
+from convscope.core.taps import ConvCall
 from convscope.firstlayer.consistency import Consistency, consistency_matrix
 from convscope.firstlayer.profile import energy_profile
-from convscope.firstlayer.theory import feed_moments, named_conv
+from convscope.firstlayer.theory import feed_moments, named_conv, varied
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +128,7 @@ class ComparisonResult:
         found = []
         if pairs:
             low, i, j = pairs[0]
-            what = "The two networks' first layers" if m == 2 else "The least alike"
+            what = "The two first layers" if m == 2 else "The least alike"
             found.append(
                 Finding(
                     f"{what}, {self.names[i]} and {self.names[j]}, correlate {low.value:.2f} in how strongly they "
@@ -198,7 +199,7 @@ class ComparisonResult:
             chance = number_from_json(data["chance"]).value
             skipped = tuple(Skip(str(what), str(reason)) for what, reason in data["skipped"])
             result = cls(names, **tables, chance=chance, notes=tuple(map(str, data["notes"])), skipped=skipped)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ConvscopeError(
                 f"the comparison in this file is damaged ({str(error)[:200]}): make it again"
             ) from error
@@ -228,24 +229,31 @@ class Comparison:
             ConvscopeError: when a network has no such convolution, or cannot take the images.
         """
         calls = {name: named_conv(p, network, self.layer) for name, network in p.networks.items()}
-        slots = {name: feed_moments(p, p.networks[name], call, None) for name, call in calls.items()}
+        # One basis for all filters that see alike patches: that of the first such network.
+        first: dict[tuple[int, ...], str] = {}
+        bases = {name: first.setdefault(_seen(call), name) for name, call in calls.items()}
+        slots = {name: feed_moments(p, p.networks[name], calls[name], None) for name in first.values()}
 
         def finish() -> list[Profiled]:
-            # One basis for all filters of a shape: that of the first such network.
-            first: dict[tuple[int, ...], str] = {}
             found = []
             for name, call in calls.items():
-                shape = tuple(call.weight.shape[1:])
-                where = first.setdefault(shape, name)
-                same = slots[where].value()
-                without = [(n, *_energies(call.weight, m)) for n, m in slots[where].leave_one_out()]
+                slot, shape = slots[bases[name]], tuple(call.weight.shape[1:])
+                without = varied(slot.leave_one_out())
+                try:
+                    energies, variances = _energies(call.weight, slot.value())
+                    rest = tuple((n, *_energies(call.weight, m)) for n, m in without)
+                except ConvscopeError as error:
+                    raise ConvscopeError(f"{name}: {error}") from error
                 title = f"{name}, {self.data}" if self.data else name
-                found.append(
-                    Profiled(title, shape, *_energies(call.weight, same), f"{self.data}/{where}", tuple(without))
-                )
+                found.append(Profiled(title, shape, energies, variances, f"{self.data}/{bases[name]}", rest))
             return found
 
         return finish
+
+
+def _seen(call: ConvCall) -> tuple[int, ...]:
+    """Returns what must be equal for two convolutions' patches to have common components."""
+    return (*call.weight.shape[1:], call.geometry.groups)
 
 
 def _energies(weight: torch.Tensor, moments: PatchMoments) -> tuple[torch.Tensor, torch.Tensor]:
@@ -253,7 +261,7 @@ def _energies(weight: torch.Tensor, moments: PatchMoments) -> tuple[torch.Tensor
 
 
 def compare_profiles(profiles: Sequence[Profiled], skipped: Sequence[Skip] = ()) -> ComparisonResult:
-    """Returns the consistency matrix of profiles; those of other shapes than the most common stay NaN.
+    """Returns the consistency matrix of profiles; correlations between filters of different shapes are NaN.
 
     Args:
         profiles: at least two.
@@ -272,10 +280,10 @@ def compare_profiles(profiles: Sequence[Profiled], skipped: Sequence[Skip] = ())
     ]
     m = len(profiles)
     matrix, logs, spread = (np.full((m + 1, m + 1), np.nan) for _ in range(3))
-    sizes = [p.energies.numel() for p in profiles]
+    shapes = [(*p.shape, p.energies.numel()) for p in profiles]
     notes = []
-    for d in dict.fromkeys(sizes):
-        where = [i for i in range(m) if sizes[i] == d]
+    for shape in dict.fromkeys(shapes):
+        where = [i for i in range(m) if shapes[i] == shape]
         group = [profiles[i] for i in where]
         whole = _consistency(group, [(p.energies, p.variances) for p in group])
         index = [*where, m]
@@ -292,7 +300,7 @@ def compare_profiles(profiles: Sequence[Profiled], skipped: Sequence[Skip] = ())
             spread[np.ix_(index, index)] = np.array(errors, dtype=np.float64)
         if not whole.common_basis:
             notes.append("Profiles on different images are compared by the rank of their components.")
-    if len(set(sizes)) > 1:
+    if len(set(shapes)) > 1:
         notes.append("Filters of different shapes have no common components and are not compared.")
         matrix[m, m] = 1.0
     return ComparisonResult(
@@ -300,7 +308,7 @@ def compare_profiles(profiles: Sequence[Profiled], skipped: Sequence[Skip] = ())
         matrix=matrix,
         log_matrix=logs,
         spread=spread,
-        chance=1.96 / math.sqrt(max(min(sizes) - 1, 1)),
+        chance=1.96 / math.sqrt(max(min(p.energies.numel() for p in profiles) - 1, 1)),
         notes=tuple(dict.fromkeys(notes)),
         skipped=tuple(skipped),
     )

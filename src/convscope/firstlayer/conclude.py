@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from convscope.core.accumulate import jackknife
+from convscope.core.errors import ConvscopeError
 from convscope.core.moments import PatchMoments
 from convscope.core.results import Number
 from convscope.firstlayer.baselines import random_profiles
@@ -32,6 +33,7 @@ from convscope.firstlayer.signal import Signal, signal_matrix
 from convscope.firstlayer.whitening import WhiteningCurves, whitening_curves
 
 SHOWN_FILTERS = 96
+CHANCE = "random filters, fitted alike"
 SIGNAL_BYTES = 48 * 2**20  # of kept images whose patches the signal is weighed with
 
 
@@ -45,6 +47,7 @@ class Evidence(Patches):
         twin: weights of the same layer freshly drawn, or None.
         norm: (gamma, running variance, eps) of a batch norm that follows, or None.
         signal: spatial autocorrelation of the back-propagated signal, or None.
+        signal_without: for each fold, its number of images and the autocorrelation from the others.
         replicas: (name, labels, weight, init) of other training runs.
     """
 
@@ -53,6 +56,7 @@ class Evidence(Patches):
     twin: Tensor | None
     norm: tuple[Tensor, Tensor, float] | None
     signal: Signal | None
+    signal_without: tuple[tuple[int, Signal], ...]
     replicas: tuple[tuple[str, str, Tensor, Tensor | None], ...]
 
 
@@ -67,12 +71,18 @@ def conclude(evidence: Evidence) -> FirstLayerResult:
     profile = energy_profile(evidence.weight, moments, evidence.init)
     fit = fit_energy_profile(profile, moments)
     tau = fit.tau if math.isfinite(fit.tau) else 1 / float(moments.eigenvalues.max())
-    _profile(book, evidence, profile, fit)
+    null = fit.nulls.get("random filters")
+    chance = None if null is None else (null.low, null.high)
+    _profile(book, evidence, profile, fit, chance)
     book.attempt("held-out components", lambda: _held_out(book, evidence))
-    book.attempt("whitening", lambda: _whitening(book, evidence, fit))
-    book.attempt("other covariances", lambda: _drives(book, evidence, profile, fit))
+    book.attempt("whitening", lambda: _whitening(book.on_pairs(), evidence, fit))
+    book.attempt("fit from average patches", lambda: _average(book, evidence, chance))
+    book.attempt("fit with the back-propagated signal", lambda: _signal(book, evidence, profile, chance))
     book.attempt("dependence on the labels", lambda: label_dependence(book, tau))
-    names, matrix = _replicas(book, evidence) if evidence.replicas else ((), torch.empty(0, 0))
+    names: tuple[str, ...] = ()
+    matrix = torch.empty(0, 0)
+    if evidence.replicas:
+        names, matrix = _replicas(book, evidence)
     return FirstLayerResult(
         layer=evidence.layer,
         shape=tuple(evidence.weight.shape),
@@ -80,7 +90,7 @@ def conclude(evidence: Evidence) -> FirstLayerResult:
         numbers=book.numbers,
         curves=book.flat_curves(),
         facts=book.facts,
-        filters=evidence.weight[:SHOWN_FILTERS].double().cpu().numpy(),
+        filters=evidence.weight[:SHOWN_FILTERS].cpu().double().numpy(),
         patches=principal_patches(moments),
         consistency_names=names,
         consistency=matrix.numpy(),
@@ -89,17 +99,16 @@ def conclude(evidence: Evidence) -> FirstLayerResult:
     )
 
 
-def _profile(book: Notebook, e: Evidence, profile: EnergyProfile, fit: ProfileFit) -> None:
+def _profile(
+    book: Notebook, e: Evidence, profile: EnergyProfile, fit: ProfileFit, chance: tuple[float, float] | None
+) -> None:
     moments = e.moments
-    null = fit.nulls.get("random filters")
-    chance = None if null is None else (null.low, null.high)
 
     def refit(m: PatchMoments) -> ProfileFit:
         return fit_energy_profile(energy_profile(e.weight, m, e.init), m)
 
     fits = {id(moments): fit} | {id(m): refit(m) for _, m in e.without}
-    name = "random filters, fitted alike"
-    book.put("formula", lambda m: fits[id(m)].correlation, chance, name)
+    book.put("formula", lambda m: fits[id(m)].correlation, chance, CHANCE)
     book.put("formula_log", lambda m: fits[id(m)].log_correlation)
     rivals = {
         "bump": "index bump",
@@ -144,7 +153,8 @@ def _profile(book: Notebook, e: Evidence, profile: EnergyProfile, fit: ProfileFi
     if start is not None:
         untrained = energy_profile(start, moments)
         band = 1.96 / math.sqrt(max(profile.values.numel() - 1, 1))
-        book.curves["untrained"] = untrained.values / untrained.values.max() * profile.values.mean() / top
+        size = profile.values.square().mean().sqrt() / untrained.values.square().mean().sqrt()
+        book.curves["untrained"] = untrained.values * size / top
         book.facts["untrained_is"] = start_name
         book.put(
             "untrained",
@@ -158,11 +168,12 @@ def _profile(book: Notebook, e: Evidence, profile: EnergyProfile, fit: ProfileFi
     if e.norm is not None:
         views["norm_folded"] = energy_profile(e.weight, moments, e.init, bn=e.norm)
     for key, view in views.items():
-        book.numbers[key] = Number(fit_energy_profile(view, moments).correlation, None, chance, key, name)
+        book.numbers[key] = Number(fit_energy_profile(view, moments).correlation, None, chance, key, CHANCE)
 
 
 def _best_rival(fit: ProfileFit) -> float:
-    return max(_or_low(r) for name, (r, _) in fit.baselines.items() if name != "flat")
+    defined = [r for name, (r, _) in fit.baselines.items() if name != "flat" and not math.isnan(r)]
+    return max(defined, default=math.nan)
 
 
 def _or_low(r: float) -> float:
@@ -192,9 +203,10 @@ def _held_out(book: Notebook, e: Evidence) -> None:
 
 
 def _whitening(book: Notebook, e: Evidence, fit: ProfileFit) -> None:
-    lags = paired_lags(e.moments)
-    curves = {id(m): _curves(e, m, lags, fit) for m in e.all_moments}
-    whole = curves[id(e.moments)]
+    pairs = book.patches
+    lags = paired_lags(pairs.moments)
+    curves = {id(m): _curves(e, m, lags, fit) for m in pairs.all_moments}
+    whole = curves[id(pairs.moments)]
     ten = min(range(len(lags)), key=lambda i: abs(lags[i] - 10))
     book.facts["response_lag"] = float(lags[ten])
     chance = float(whole.random_low[ten]), float(whole.random_high[ten])
@@ -217,7 +229,7 @@ def _whitening(book: Notebook, e: Evidence, fit: ProfileFit) -> None:
 
 def _curves(e: Evidence, moments: PatchMoments, lags: list[int], fit: ProfileFit) -> WhiteningCurves:
     tau = None if math.isnan(fit.tau) else fit.tau
-    draws = 100 if moments is e.moments else 2
+    draws = 100 if moments is e.pairs[0] else 2
     return whitening_curves(e.weight, moments, lags, e.init, tau, draws)
 
 
@@ -225,45 +237,53 @@ def _from_one(curve: Tensor) -> Tensor:
     return torch.cat([torch.ones(1, dtype=torch.float64), curve.double()])
 
 
-def _drives(book: Notebook, e: Evidence, profile: EnergyProfile, fit: ProfileFit) -> None:
-    """Which covariance drives the layer: all patches, average patches, or patches weighed with the measured signal."""
-    null = fit.nulls.get("random filters")
-    chance = None if null is None else (null.low, null.high)
-    name = "random filters, fitted alike"
+def _average(book: Notebook, e: Evidence, chance: tuple[float, float] | None) -> None:
+    """The fit where the covariance of average patches drives the layer."""
     book.put(
         "formula_average",
         lambda m: fit_energy_profile(energy_profile(e.weight, m, e.init), m, covariance="average").correlation,
         chance,
-        name,
+        CHANCE,
     )
     average_patches(book)
+
+
+def _signal(book: Notebook, e: Evidence, profile: EnergyProfile, chance: tuple[float, float] | None) -> None:
+    """The fit where patches weighed with the measured signal drive the layer.
+
+    Raises:
+        ConvscopeError: when no images were kept.
+    """
     if e.signal is None:
         return
+    positions, rest = e.signal.coherent_positions, [(n, s.coherent_positions) for n, s in e.signal_without]
+    spread = jackknife(positions, [v for _, v in rest], [float(n) for n, _ in rest])
+    book.numbers["coherent_positions"] = Number(positions, spread, None, "coherent_positions")
+    book.facts["positions"] = float(math.prod((side + 1) // 2 for side in e.signal.kappa.shape))
+    if e.kept is None:
+        raise ConvscopeError("needs images of one size: resize them")
     x = e.kept.x
     x = x[: max(4, SIGNAL_BYTES // (x[0].numel() * 8 * math.prod(e.moments.geometry.kernel)))]
     driven = signal_matrix(x.double(), e.moments.geometry, e.signal.kappa)
     book.numbers["formula_signal"] = Number(
-        fit_energy_profile(profile, e.moments, covariance=driven).correlation, None, chance, "formula_signal", name
-    )
-    h, w = e.moments.geometry.output_size(*x.shape[2:])
-    book.numbers["coherent_positions"] = Number(
-        e.signal.coherent_positions, None, (1.0, float(h * w)), "coherent_positions", "no coherence to full coherence"
+        fit_energy_profile(profile, e.moments, covariance=driven).correlation, None, chance, "formula_signal", CHANCE
     )
 
 
 def _replicas(book: Notebook, e: Evidence) -> tuple[tuple[str, ...], Tensor]:
     subtract = e.init is not None and all(init is not None for *_, init in e.replicas)
 
-    def profiles(m: PatchMoments) -> dict[str, EnergyProfile]:
-        own = {"this network": energy_profile(e.weight, m, e.init if subtract else None)}
-        others = {name: energy_profile(w, m, init if subtract else None) for name, _, w, init in e.replicas}
-        return own | others
+    def flat(weight: Tensor, m: PatchMoments, init: Tensor | None = None) -> Tensor:
+        return energy_profile(weight, m, init if subtract else None).values.flatten()
+
+    def profiles(m: PatchMoments) -> dict[str, Tensor]:
+        return {"this network": flat(e.weight, m, e.init)} | {n: flat(w, m, init) for n, _, w, init in e.replicas}
 
     true = ["this network", *(name for name, labels, *_ in e.replicas if labels == "true")]
     other = [name for name, labels, *_ in e.replicas if labels != "true"]
     starts = {"this network": e.init} | {name: init for name, _, _, init in e.replicas}
-    inits = {name: energy_profile(w, e.moments) for name, w in starts.items() if w is not None}
-    matrices = {id(m): consistency_matrix(profiles(m), m.eigenvalues) for m in e.all_moments}
+    inits = {name: flat(w, e.moments) for name, w in starts.items() if w is not None}
+    matrices = {id(m): consistency_matrix(profiles(m), m.eigenvalues.flatten()) for m in e.all_moments}
     band = 1.96 / math.sqrt(max(e.moments.eigenvalues.numel() - 1, 1))
     pairs = {
         "seeds": (true, None, len(true) > 1),
@@ -275,6 +295,8 @@ def _replicas(book: Notebook, e: Evidence) -> tuple[tuple[str, ...], Tensor]:
             mean = lambda m, a=a, b=b: matrices[id(m)].spread(a, b)[0]  # ruff: ignore[lambda-assignment]
             book.put(key, mean, (-band, band), "unrelated profiles")
             book.facts[f"{key}_pairs"] = float(matrices[id(e.moments)].spread(a, b)[2])
+    kinds = sorted({labels for _, labels, *_ in e.replicas if labels != "true"})
+    book.facts["other_labels"] = " or ".join({"permuted": "shuffled"}.get(kind, kind) for kind in kinds)
     book.put("seeds_eigenvalue_curve", lambda m: matrices[id(m)].spread(true, ["eigenvalue curve"])[0])
     for name, labels, w, init in e.replicas:
         r = fit_energy_profile(energy_profile(w, e.moments, init if subtract else None), e.moments)
@@ -284,5 +306,5 @@ def _replicas(book: Notebook, e: Evidence) -> tuple[tuple[str, ...], Tensor]:
         book.facts[f"rival: {name}"] = max(
             (f"{n} {v[0]:.2f}" for n, v in r.baselines.items() if n != "flat" and v[0] == _best_rival(r)), default=""
         )
-    whole = consistency_matrix(profiles(e.moments), e.moments.eigenvalues, inits)
+    whole = consistency_matrix(profiles(e.moments), e.moments.eigenvalues.flatten(), inits)
     return whole.names, whole.matrix

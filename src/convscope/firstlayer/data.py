@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from convscope.core.errors import ConvscopeError
-from convscope.core.kept import Kept
 from convscope.core.passes import Pass
 from convscope.core.results import Finding, Number, register
-from convscope.core.streams import Input
-from convscope.firstlayer.findings import count, label_findings
+from convscope.firstlayer.findings import collected, distance, label_findings, told
 from convscope.firstlayer.notebook import (
     Notebook,
     Patches,
@@ -26,7 +24,7 @@ from convscope.firstlayer.notebook import (
 )
 from convscope.firstlayer.prediction import predict_energy_profile
 from convscope.firstlayer.result import PatchResult
-from convscope.firstlayer.theory import feed_moments, lags_of, named_conv
+from convscope.firstlayer.theory import feed_kept, feed_moments, feed_pairs, kept_images, named_conv, varied
 from convscope.firstlayer.whitening import autocorrelation, lagged_covariances, raw_pixels_gram, whitening_gram
 
 if TYPE_CHECKING:
@@ -54,40 +52,47 @@ class DataResult(PatchResult):
 
     def findings(self) -> list[Finding]:
         """Returns the findings, the most telling first."""
-        n = self.numbers
-        d = len(self.curves["variance"])
-        top = int(self.curves[f"age_{TYPICAL_AGE}"].argmax()) + 1
-        found = [
-            Finding(
-                f"Of the {d} directions in which patches of these images can vary, one alone carries "
-                f"{100 * n['leading_share'].value:.0f} % of their variance; the spectrum is as wide as "
-                f"{n['dimension'].value:.1f} equal directions.",
-                n["leading_share"],
-            )
-        ]
-        if "peak" in n:
-            found.append(
-                Finding(
-                    f"A first layer trained for a typical time should respond most to direction {top} of {d}: not to "
-                    "the strongest, which is learned first and then equalised, nor to the faintest.",
-                    n["peak"],
-                )
-            )
-        if "response_raw" in n:
-            lag = int(float(self.facts["response_lag"]))
-            found.append(
-                Finding(
-                    f"{count(lag, 'pixel').capitalize()} apart, pixels correlate {n['response_raw'].value:.2f}; "
-                    f"filters of this size could lower that to {n['response_perfect'].value:.2f} at best.",
-                    n["response_raw"],
-                )
-            )
-        found += label_findings(self)
-        return [f for f in found if not math.isnan(f.number.value)]
+        return collected(self, (_spectrum, _peak, _pixel_correlation, label_findings))
 
     def layers(self) -> dict[str, dict[str, Number]]:
         """Returns nothing: there is no network."""
         return {}
+
+
+def _spectrum(result: DataResult) -> list[Finding]:
+    n, d = result.numbers, len(result.curves["variance"])
+    if d == 1:
+        return []
+    text = (
+        f"Of the {d} directions in which patches of these images can vary, one alone carries "
+        f"{told(100 * n['leading_share'].value, '.0f')} % of their variance; the spectrum is as wide as "
+        f"{told(n['dimension'], '.1f')} equal directions."
+    )
+    return [Finding(text, n["leading_share"])]
+
+
+def _peak(result: DataResult) -> list[Finding]:
+    n, d = result.numbers.get("peak"), len(result.curves["variance"])
+    if n is None or d == 1:
+        return []
+    place = {1: "the strongest", d: "the faintest"}.get(int(n.value) if math.isfinite(n.value) else 0, "")
+    text = (
+        f"By the formula, a first layer of training age {TYPICAL_AGE} (networks that were looked at have 30 to 200) "
+        f"responds most to direction {told(n, '.0f')} of {d}"
+    )
+    reason = "not to the strongest, which is learned first and then equalised, nor to the faintest"
+    return [Finding(f"{text}, {place}." if place else f"{text}: {reason}.", n)]
+
+
+def _pixel_correlation(result: DataResult) -> list[Finding]:
+    n = result.numbers
+    if "response_raw" not in n:
+        return []
+    text = (
+        f"{distance(result)} apart, pixels correlate {told(n['response_raw'])}; after perfect whitening by filters of "
+        f"this size they would correlate {told(n['response_perfect'])}."
+    )
+    return [Finding(text, n["response_raw"])]
 
 
 class Data:
@@ -102,17 +107,20 @@ class Data:
         network = p.networks["model"]
         call = named_conv(p, network, None)
         classes = None if p.source.classes is None else len(p.source.classes)
-        moments = feed_moments(p, network, call, classes, lags_of(call))
-        kept = p.feed(Input(network, call.name), Kept, folded=False, label="kept images")
+        moments = feed_moments(p, network, call, classes)
+        pairs = feed_pairs(p, network, call)
+        kept = feed_kept(p, network, call)
 
         def finish() -> DataResult:
+            skipped = list(network.skipped)
             patches = Patches(
                 layer=network.name,
                 moments=moments.value(),
-                without=tuple(moments.leave_one_out()),
-                kept=kept.value(),
+                without=varied(moments.leave_one_out()),
+                pairs=(pairs.value(), varied(pairs.leave_one_out())),
+                kept=kept_images(kept, skipped),
                 classes=p.source.classes,
-                skipped=network.skipped,
+                skipped=tuple(skipped),
             )
             return conclude_data(patches)
 
@@ -148,7 +156,7 @@ def conclude_data(patches: Patches) -> DataResult:
         curve = predict_energy_profile(lam2, age / float(lam2.max()))
         book.curves[f"age_{age}"] = curve / curve.max()
     average_patches(book)
-    book.attempt("correlation of pixels", lambda: _pixels(book))
+    book.attempt("correlation of pixels", lambda: _pixels(book.on_pairs()))
     book.attempt("dependence on the labels", lambda: label_dependence(book, TYPICAL_AGE / float(lam2.max())))
     return DataResult(
         layer=patches.layer,

@@ -72,7 +72,7 @@ DEFINITIONS = {
         "coherent positions",
         "Σ_Δ κ(Δ) / κ(0): over how many positions the back-propagated signal adds up",
         "ours",
-        "1: decorrelated, the paper's formula holds. All positions: global average pooling.",
+        "1: decorrelated, the paper's formula holds. All positions of the layer's output: global average pooling.",
     ),
     "response": Definition(
         "response correlation",

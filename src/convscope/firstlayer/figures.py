@@ -8,6 +8,7 @@ import numpy as np
 
 from convscope.core.results import Number
 from convscope.page.charts import Band, Chart, Curve, Role, lines, matrix, pictures, points
+from convscope.page.wording import rounded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,8 +62,8 @@ def _predicted(result: DataResult) -> Chart:
         ylabel="predicted energy (share of the largest)",
         caption="What the formula predicts for a first layer after short and long training (age: learning rate × steps "
         "× variance of the strongest direction).",
-        alt=f"With longer training the predicted energy moves from component 1 to component "
-        f"{int(result.curves[f'age_{ages[-1]}'].argmax()) + 1}.",
+        alt=f"The predicted energy is largest at component {_top(result.curves[f'age_{ages[0]}'])} at age {ages[0]} "
+        f"and at component {_top(result.curves[f'age_{ages[-1]}'])} at age {ages[-1]}.",
         how_to_read="Left: the coarse, strong directions of the patches; right: the fine, faint ones.",
         ylim=(0.0, 1.05),
     )
@@ -90,8 +91,8 @@ def _pixels(result: DataResult) -> Chart:
         ],
         xlabel="distance (pixels)",
         ylabel="correlation",
-        caption="Correlation of pixels by their distance, and what filters of this size could reduce it to.",
-        alt=f"Pixels correlate {c['response_raw'][-1]:.2f} at {c['lag'][-1]:.0f} pixels.",
+        caption="Correlation of pixels by their distance, and after perfect whitening by filters of this size.",
+        alt=f"Pixels correlate {rounded(c['response_raw'][-1], 2)} at {c['lag'][-1]:.0f} pixels.",
     )
 
 
@@ -110,9 +111,9 @@ def _profile(result: FirstLayerResult) -> Chart:
         xlabel=COMPONENT,
         ylabel="energy of the filters (share of the largest)",
         caption=f"Energy profile of {result.layer}, the formula fitted to it, and what random filters of the same "
-        "number and energy give (grey, central 95 %).",
-        alt=f"The measured energy profile and the fitted formula correlate {n['formula'].value:.2f}; "
-        f"a plain bump correlates {n['bump'].value:.2f}.",
+        f"number and energy give (grey, central 95 %).{_untrained_note(result)}{_groups_note(result)}",
+        alt=f"The measured energy profile and the fitted formula correlate {rounded(n['formula'].value, 2)}; "
+        f"a plain bump correlates {rounded(n['bump'].value, 2)}.",
         how_to_read="Left: the coarse, strong directions of the image patches; right: the fine, faint ones. A high "
         "point says that the filters respond much to that direction. A network that learned nothing stays in the grey.",
     )
@@ -140,7 +141,7 @@ def _fits(result: FirstLayerResult) -> Chart:
         xlabel="correlation with the energy profile",
         caption="How well the formula and curves that know nothing of training follow the energy profile; grey: random "
         "filters fitted alike, or unrelated profiles on the unseen half.",
-        alt="; ".join(f"{name}: {number.value:.2f}" for name, number in rows.items()) + ".",
+        alt="; ".join(f"{name}: {rounded(number.value, 2)}" for name, number in rows.items()) + ".",
         how_to_read="Dots: correlation; lines: one standard error over folds of images. The formula says something "
         "only where its dot lies right of the plain curves' dots.",
     )
@@ -163,8 +164,9 @@ def _patches(result: PatchResult) -> Chart:
         result.patches,
         unit="entry of a unit vector",
         labels=[str(i + 1) for i in range(shown)],
-        caption=f"The {shown} strongest principal components of the patches that {result.layer} sees.",
-        alt="From uniform patches through gradients to fine patterns.",
+        caption=f"The {shown} strongest principal components of the patches that {result.layer} sees."
+        f"{_groups_note(result)}",
+        alt=f"{shown} pictures of {result.patches.shape[2]} by {result.patches.shape[3]} pixels, by falling variance.",
         how_to_read="Number 1 varies most over the images; the numbers are those of the energy profile's axis.",
     )
 
@@ -184,8 +186,8 @@ def _whitening(result: FirstLayerResult) -> Chart:
         xlabel="distance (pixels)",
         ylabel="correlation of responses",
         caption="Correlation between the layer's responses at two places, by their distance; grey: random filters.",
-        alt=f"At the distance nearest ten pixels the responses correlate {n['response'].value:.2f}, "
-        f"the pixels {n['response_raw'].value:.2f}.",
+        alt=f"At the distance nearest ten pixels the responses correlate {rounded(n['response'].value, 2)}, "
+        f"the pixels {rounded(n['response_raw'].value, 2)}.",
         how_to_read="The lower the curve, the less the layer repeats itself over the image. Random filters follow the "
         "pixels; perfect whitening with patches of this size is not zero.",
     )
@@ -204,8 +206,8 @@ def _labels(result: PatchResult) -> Chart:
         ylog=True,
         caption="How well average and contrast of an image's patches along each component tell its label; grey: "
         "permuted labels.",
-        alt=f"F ratios reach {np.nanmax(c['label_first']):.0f} for averages and {np.nanmax(c['label_second']):.0f} for "
-        "contrasts; permuted labels give about 1.",
+        alt=f"F ratios reach {rounded(result.numbers['label_first'].value)} for averages and "
+        f"{rounded(result.numbers['label_second'].value)} for contrasts; permuted labels give about 1.",
         how_to_read="1 is what labels without information give. High values warn that the first layer may depend on "
         "the labels.",
     )
@@ -222,9 +224,11 @@ def _consistency(result: FirstLayerResult) -> Chart:
         diverging=True,
         caption="Correlations between the energy profiles of training runs, their untrained weights, and the bare "
         "eigenvalue curve.",
-        alt="Trained networks agree with each other more than with their untrained weights."
-        if "seeds" in result.numbers and result.numbers["seeds"].value > 0.5
-        else "Correlations between energy profiles.",
+        alt="; ".join(
+            f"{names[0]} and {name}: {rounded(r, 2)}"
+            for name, r in zip(names[1:], result.consistency[0, 1:].tolist(), strict=True)
+        )
+        + ".",
         how_to_read="Agreement between runs counts only where it exceeds their agreement with the eigenvalue curve.",
     )
 
@@ -237,5 +241,21 @@ def _ratio(result: PatchResult) -> Chart:
         ylabel="variance of average patches × patches / variance of patches",
         ylog=True,
         caption="The assumption that patches of one image are uncorrelated would make this ratio 1.",
-        alt=f"The ratio lies between {np.nanmin(ratio):.2g} and {np.nanmax(ratio):.2g} where the proof assumes 1.",
+        alt=f"The ratio lies between {rounded(float(result.facts.get('ratio_low', np.nan)))} and "
+        f"{rounded(float(result.facts.get('ratio_high', np.nan)))} where the proof assumes 1.",
     )
+
+
+def _top(curve: np.ndarray) -> int:
+    return int(curve.argmax()) + 1
+
+
+def _groups_note(result: PatchResult) -> str:
+    d, shown = len(result.curves["variance"]), int(np.prod(result.patches.shape[1:]))
+    if d == shown:
+        return ""
+    return f" The layer has {d // shown} groups of channels: their components follow each other; pictures: the first."
+
+
+def _untrained_note(result: FirstLayerResult) -> str:
+    return " Untrained filters are drawn at the same energy." if "untrained" in result.curves else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from convscope.firstlayer.labels import (
 SHOWN_PATCHES = 32
 
 
+Spread = tuple[PatchMoments, tuple[tuple[int, PatchMoments], ...]]
+
+
 @dataclass(frozen=True, eq=False)
 class Patches:
     """What the pass collected about the patches that one convolution sees.
@@ -36,7 +39,8 @@ class Patches:
         layer: the convolution's name.
         moments: of the patches.
         without: for each fold, its number of images and the moments of the others.
-        kept: some of the layer's inputs, with labels.
+        pairs: moments with lags, of a sample of the images, and the same without each fold.
+        kept: some of the layer's inputs, with labels, or None (then ``skipped`` says why).
         classes: class names, or None.
         skipped: what could not be had.
     """
@@ -44,7 +48,8 @@ class Patches:
     layer: str
     moments: PatchMoments
     without: tuple[tuple[int, PatchMoments], ...]
-    kept: KeptImages
+    pairs: Spread
+    kept: KeptImages | None
     classes: tuple[str, ...] | None
     skipped: tuple[Skip, ...]
 
@@ -88,16 +93,22 @@ class Notebook:
             chance_name: what chance is, in words.
         """
         whole = f(self.patches.moments)
-        without = [(n, f(m)) for n, m in self.patches.without]
+        without = [(n, _where_possible(f, m)) for n, m in self.patches.without]
         spread = jackknife(whole, [v for _, v in without], [float(n) for n, _ in without])
-        spread = None if spread is None or math.isnan(spread) else spread
         self.numbers[key] = Number(whole, spread, chance, key, chance_name)
 
+    def on_pairs(self) -> Notebook:
+        """Returns the same notebook, with spreads over the images whose pairs of patches were looked at."""
+        moments, without = self.patches.pairs
+        return replace(self, patches=replace(self.patches, moments=moments, without=without))
+
     def attempt(self, what: str, part: Callable[[], None]) -> None:
-        """Runs a part; where it cannot be computed, writes down why."""
+        """Runs a part; where it cannot be computed, none of it is kept, and why is written down."""
+        before = dict(self.numbers), dict(self.curves), dict(self.facts)
         try:
             part()
         except (ConvscopeError, ValueError) as error:
+            self.numbers, self.curves, self.facts = before
             self.skipped.append(Skip(what, str(error)))
 
     def flat_curves(self) -> dict[str, np.ndarray]:
@@ -154,17 +165,23 @@ def label_dependence(book: Notebook, tau: float) -> None:
         ConvscopeError: when there are no labels of two classes.
     """
     e = book.patches
-    if e.classes is None or e.moments.class_counts is None:
+    if e.classes is None:
         raise ConvscopeError("the images carry no labels: give class sub-folders or a labels array")
+    if e.moments.class_counts is None:
+        raise ConvscopeError(f"some labels lie outside the {len(e.classes)} known classes: name all classes")
+    if not int(e.moments.class_counts.sum()):
+        raise ConvscopeError("none of the images that were read carries a label: give labelled images")
     first = first_order(e.moments)
-    labels = e.kept.labels
-    if labels is None or len(set(labels.tolist())) < 2:
+    if e.kept is None:
+        raise ConvscopeError("needs images of one size: resize them")
+    images, labels = e.kept.labelled()
+    if len(set(labels.tolist())) < 2:
         raise ConvscopeError("the kept images carry no labels of two classes: give labelled images of several classes")
-    if e.moments.n_images < 2 * first.classes:
+    if first.images < 2 * first.classes:
         raise ConvscopeError(
-            f"{first.classes} classes share {e.moments.n_images} images: give at least two images of each class on average"
+            f"{first.classes} classes share {first.images} images: give at least two images of each class on average"
         )
-    averages, energies = patch_energies(e.kept.x, e.moments.geometry, e.moments)
+    averages, energies = patch_energies(images, e.moments.geometry, e.moments)
     null = permutation_null(averages, labels).nan_to_num(nan=0.0)
     shuffled = "permuted labels"
     book.put("label_first", lambda m: _largest(first_order(m).f), _central(null.amax(1)), shuffled)
@@ -191,3 +208,11 @@ def _largest(f: Tensor) -> float:
 def _central(draws: Tensor) -> tuple[float, float]:
     low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
     return low, high
+
+
+def _where_possible(f: Callable[[PatchMoments], float], moments: PatchMoments) -> float:
+    # Without one fold the rest may be a single class: there is then no error bar, but the number stands.
+    try:
+        return f(moments)
+    except ConvscopeError:
+        return math.nan

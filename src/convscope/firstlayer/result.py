@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class PatchResult:
+class PatchResult(ABC):
     """What is known along the principal components of the patches that one convolution sees.
 
     Attributes:
@@ -113,6 +114,11 @@ class PatchResult:
             raise ValueError("its curves are of different lengths")
         if missing := [key for key in self.required if key not in self.numbers]:
             raise ValueError(f"it lacks {', '.join(missing)}")
+        self.findings()  # finds the numbers and facts that sentences need, or fails
+
+    @abstractmethod
+    def findings(self) -> list[Finding]:
+        """Returns the findings, the most telling first."""
 
 
 @register
@@ -185,6 +191,8 @@ class FirstLayerResult(PatchResult):
         super()._check()
         if len(self.shape) != 4:
             raise ValueError("its filters have no shape (k, c, q, r)")
+        if {self.filters.shape[1:], self.patches.shape[1:]} != {self.shape[1:]} or len(self.filters) > self.shape[0]:
+            raise ValueError("its filters and patches are not of its shape")
         if self.consistency.shape != (len(self.consistency_names),) * 2:
             raise ValueError("its consistency matrix does not fit its names")
         if self.facts.get("best_rival") not in {

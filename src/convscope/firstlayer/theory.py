@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from convscope.core.batches import Batch
 from convscope.core.errors import ConvscopeError
+from convscope.core.geometry import ConvGeometry
 from convscope.core.kept import Kept, KeptImages
 from convscope.core.moments import PatchMoments, PatchMomentsAccumulator
 from convscope.core.network import Network
@@ -22,7 +24,10 @@ from convscope.firstlayer.result import FirstLayerResult
 from convscope.firstlayer.signal import Signal, SignalAutocorrelation
 
 LAGS = (1, 2, 3, 5, 7, 10, 15, 20)  # pixels; the paper's whitening figure looks at 10
-SIGNAL_IMAGES = 256
+PAIR_IMAGES = (64, 500)  # at least and at most, for the correlations between places
+PAIR_ENTRIES = 15_000_000  # patch entries that are enough for them
+SIGNAL_IMAGES = (16, 256)  # at least and at most, for the back-propagated signal
+SIGNAL_ENTRIES = 25_000_000  # gradient entries that are enough for its autocorrelation
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,16 +71,19 @@ class FirstLayer:
         model = p.networks["model"]
         call = named_conv(p, model, self.layer)
         classes = None if p.source.classes is None else len(p.source.classes)
-        moments = feed_moments(p, model, call, classes, lags_of(call))
-        kept: Slot[KeptImages] = p.feed(Input(model, call.name), Kept, folded=False, label="kept images")
+        moments = feed_moments(p, model, call, classes)
+        pairs = feed_pairs(p, model, call)
+        kept = feed_kept(p, model, call)
         skipped = list(model.skipped)
         untrained = p.networks.get("init") or p.networks.get("twin")
         signal: Slot[Signal] | None = None
         init_weight = twin_weight = None
         if untrained is not None:
             # The signal that training sends back at its beginning, before the filters know anything.
+            few, many = SIGNAL_IMAGES
+            images = min(max(SIGNAL_ENTRIES // call.output[0].numel(), few), many)
             signal = p.feed(
-                Gradient(untrained, call.name, RandomLabels(0), images=SIGNAL_IMAGES),
+                Gradient(untrained, call.name, RandomLabels(0), images=images),
                 SignalAutocorrelation,
                 label="back-propagated signal",
             )
@@ -93,9 +101,10 @@ class FirstLayer:
 
         def finish() -> FirstLayerResult:
             found: Signal | None = None
+            rest: list[tuple[int, Signal]] = []
             if signal is not None:
                 try:
-                    found = signal.value()
+                    found, rest = signal.value(), signal.leave_one_out()
                 except ConvscopeError as error:
                     skipped.append(Skip("spatial autocorrelation of the back-propagated signal", str(error)))
             return conclude(
@@ -106,9 +115,11 @@ class FirstLayer:
                     twin=twin_weight,
                     norm=folding,
                     moments=moments.value(),
-                    without=tuple(moments.leave_one_out()),
-                    kept=kept.value(),
+                    without=varied(moments.leave_one_out()),
+                    pairs=(pairs.value(), varied(pairs.leave_one_out())),
+                    kept=kept_images(kept, skipped),
                     signal=found,
+                    signal_without=tuple(rest),
                     replicas=tuple((r.name, r.labels, r.weight, r.init) for r in self.replicas),
                     classes=p.source.classes,
                     skipped=tuple(skipped),
@@ -130,20 +141,88 @@ def named_conv(p: Pass, network: Network, layer: str | None) -> ConvCall:
     if layer is None:
         return calls[0]
     for call in calls:
-        if call.name == layer:
+        if layer in {call.name, f"{call.name}.weight"}:
             return call
     names = ", ".join(call.name for call in calls[:8]) + (", ..." if len(calls) > 8 else "")
     raise ConvscopeError(f"{network.name} has no convolution {layer!r}: choose one of {names}")
 
 
-def feed_moments(
-    p: Pass, network: Network, call: ConvCall, classes: int | None, lags: Sequence[tuple[int, int]] = ()
-) -> Slot[PatchMoments]:
+def feed_moments(p: Pass, network: Network, call: ConvCall, classes: int | None) -> Slot[PatchMoments]:
     """Returns the slot for the float64 moments of the patches that a convolution sees."""
+    stream = Input(network, call.name)
+    if classes is None:
+        return p.feed(
+            stream, lambda: PatchMomentsAccumulator(call.geometry, dtype=torch.float64), label="patch moments"
+        )
+    return p.feed(stream, lambda: LabelledMoments(call.geometry, classes), label="patch moments")
+
+
+class LabelledMoments(PatchMomentsAccumulator):
+    """Float64 moments whose class sums leave out images without a label.
+
+    One class more is counted for them. Where a label lies outside the known classes, the moments have no class sums.
+
+    Args:
+        geometry: of the convolution.
+        known: number of classes.
+    """
+
+    def __init__(self, geometry: ConvGeometry, known: int) -> None:
+        super().__init__(geometry, classes=known + 1, dtype=torch.float64)
+        self.known = known
+
+    def update_folds(self, parts: Sequence[PatchMomentsAccumulator], x: Tensor, batch: Batch, fold: Tensor) -> None:
+        """Adds image i of a batch to ``parts[fold[i]]``, with or without its label."""
+        labels = torch.full_like(batch.index, -1) if batch.labels is None else batch.labels.cpu().to(torch.int64)
+        outside = labels >= self.known
+        labels = torch.where((labels < 0) | outside, self.known, labels)
+        super().update_folds(parts, x, replace(batch, labels=labels), fold)
+        beyond = torch.bincount(fold[outside], minlength=len(parts))
+        for k in sorted(set(fold.tolist())):
+            parts[k].add("labels outside the known classes", beyond[k])
+
+    def compute(self) -> PatchMoments:
+        """Returns the moments of all images, and class sums of the labelled ones.
+
+        Raises:
+            ConvscopeError: when no image was seen.
+        """
+        moments = super().compute()
+        if moments.class_counts is None or moments.class_means is None:
+            return moments
+        if int(self.sums["labels outside the known classes"]):
+            return replace(moments, class_counts=None, class_means=None)
+        return replace(moments, class_counts=moments.class_counts[:-1], class_means=moments.class_means[:-1])
+
+
+def varied(without: Sequence[tuple[int, PatchMoments]]) -> tuple[tuple[int, PatchMoments], ...]:
+    """Returns the moments without each fold; none where a remainder has no variance, so that nothing has error bars."""
+    return tuple(without) if all(float(m.eigenvalues.max()) > 0 for _, m in without) else ()
+
+
+def feed_kept(p: Pass, network: Network, call: ConvCall) -> Slot[KeptImages]:
+    """Returns the slot for some of a convolution's inputs."""
+    return p.feed(Input(network, call.name), Kept, folded=False, label="kept images")
+
+
+def kept_images(slot: Slot[KeptImages], skipped: list[Skip]) -> KeptImages | None:
+    """Returns the kept images, or None where they cannot be had; why is then added to ``skipped``."""
+    try:
+        return slot.value()
+    except ConvscopeError as error:
+        skipped.append(Skip("what needs single images", str(error)))
+        return None
+
+
+def feed_pairs(p: Pass, network: Network, call: ConvCall) -> Slot[PatchMoments]:
+    """Returns the slot for the moments of pairs of patches, on as many images as their correlations need."""
+    lags = lags_of(call)
+    few, many = PAIR_IMAGES
+    entries = call.geometry.patch_dim * call.output[0, 0].numel()
     return p.feed(
-        Input(network, call.name),
-        lambda: PatchMomentsAccumulator(call.geometry, lags=lags, classes=classes, dtype=torch.float64),
-        label="patch moments",
+        Input(network, call.name, images=min(max(PAIR_ENTRIES // entries, few), many)),
+        lambda: PatchMomentsAccumulator(call.geometry, lags=lags, dtype=torch.float64),
+        label="moments of pairs of patches",
     )
 
 

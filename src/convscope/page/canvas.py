@@ -134,7 +134,7 @@ def set_scale(
     if log:
         low, high = sorted(axis.get_view_interval())
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-        decades = math.log10(high / low) if low > 0 else 6.0
+        decades = math.log10(high) - math.log10(low) if low > 0 else 6.0
         axis.set_major_locator(LogLocator(subs=(1.0,) if decades > 3 else (1.0, 2.0, 5.0), numticks=most_ticks + 2))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda value, _: plain_tick(value)))

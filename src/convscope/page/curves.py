@@ -111,9 +111,7 @@ def lines(
         ylog = ylog and any(bool(np.any((y > 0) & np.isfinite(x))) for x, y, _ in drawn)
         families = _families(curves, drawn)
         # A band that reaches down to nothing must not squeeze the curves.
-        floor = (
-            min(float(np.min(y[np.isfinite(y) & (y > 0)], initial=np.inf)) for _, y, _ in drawn) / 3 if ylog else 0.0
-        )
+        floor = _smallest_positive([y for _, y, _ in drawn]) / 3 if ylog else 0.0
         if band is not None:
             ends += _draw_band(axes, band, drawn[0][0], chart.data, xlabel, floor)
         for order, (curve, (x, y, spread)) in enumerate(zip(curves, drawn, strict=True)):
@@ -129,6 +127,8 @@ def lines(
                 peaks.append((float(x[peak]), float(y[peak]), curve.label, curve.role))
             else:
                 ends.append((float(y[kept][-1]), curve.label, curve.role))
+        if ylog:
+            axes.set_yscale("log")
         if ylim is not None:
             axes.set_ylim(*ylim)
         elif floor and band is not None:
@@ -222,6 +222,10 @@ def _draw_curve(
         axes.vlines(x, bottom, top, color=colour, linewidth=1.1, alpha=0.75, zorder=layer)
     else:
         axes.fill_between(x, bottom, top, color=colour, alpha=0.22, linewidth=0, zorder=layer)
+
+
+def _smallest_positive(values: Sequence[NDArray[np.float64]]) -> float:
+    return min(float(np.min(y[np.isfinite(y) & (y > 0)], initial=np.inf)) for y in values)
 
 
 def _families(curves: Sequence[Curve], drawn: Sequence[_Drawn]) -> set[Role]:

@@ -7,7 +7,8 @@ for (const table of document.querySelectorAll("table.layers")) {
     button.append(...head.childNodes);
     head.append(button);
     button.addEventListener("click", () => {
-      const down = head.getAttribute("aria-sort") !== "descending";
+      const now = head.getAttribute("aria-sort");
+      const down = now ? now === "ascending" : column > 0; // names begin with A, numbers with the largest
       const sign = down ? -1 : 1;
       const key = row => row.cells[column].dataset.value;
       const rows = [...body.rows].sort((a, b) => {

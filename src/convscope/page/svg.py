@@ -49,11 +49,10 @@ def inline_svg(figure: Figure, prefix: str, alt: str) -> Markup:
     for element in root.iter():
         _adapt(element, prefix, used)
     view = root.get("viewBox", "0 0 1 1")
-    width = float(view.split()[2])
     root.attrib.clear()
     root.attrib.update({
         "viewBox": view,
-        "class": "chart" if width > 300 else "chart small",
+        "class": "chart",
         "role": "img",
         "aria-label": clean(alt),
         "focusable": "false",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import combinations
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +18,57 @@ from convscope.firstlayer.whitening import autocorrelation, raw_pixels_gram, whi
 from convscope.papers.laboratory import LAG, Laboratory, laboratory
 from convscope.papers.registry import Outcome, Row, Setup, summary
 from convscope.training.loop import relabel
+
+
+def more_images(setup: Setup) -> Outcome:
+    """Returns how seed-to-seed correlation, fit and decorrelation change with four times as many images."""
+    few, many = laboratory(setup), laboratory(setup, larger=True)
+    layers = many.layers("true")
+    before, after = _headlines(few), _headlines(many)
+    n = len(few.trainer.train.images)
+    chance = (-1.96 / len(few.moments.eigenvalues) ** 0.5, 1.96 / len(few.moments.eigenvalues) ** 0.5)
+
+    def row(name: str, quantity: str, paper: str, expected: tuple[float, float], **more: Any) -> Row:
+        values = after[name]
+        note = f"with {n:,} images {fmean(before[name]):.2f}"
+        return Row(quantity, paper, expected, summary(values), len(values), note=note, **more)
+
+    rows = [
+        replace(
+            row("seeds", "profiles of two networks of other seeds, correlation", "0.99", (0.9, 1.0)),
+            ours=summary(after["seeds"], chance, "unrelated profiles"),
+        ),
+        row(
+            "formula",
+            "formula against true labels, correlation",
+            "0.94 ± 0.01",
+            (0.85, 1.0),
+            baselines={"index bump": fmean(after["bump"])},
+            better="higher",
+        ),
+        row(
+            "age",
+            "training time tau times largest eigenvalue",
+            "about 68 (read off a figure)",
+            (34, 136),
+        ),
+        row("distant", f"correlation of learned responses {LAG} pixels apart", "about 0.2", (0.1, 0.3)),
+    ]
+    return many.outcome(rows, layers)
+
+
+def _headlines(lab: Laboratory) -> dict[str, list[float]]:
+    layers = lab.layers("true")
+    profiles = [lab.learned(x) for x in layers]
+    fits = [fit_energy_profile(p, lab.moments) for p in profiles]
+    distant = [whitening_curves(x.final, lab.moments, [LAG], x.initial, draws=1).bank for x in layers]
+    return {
+        "seeds": [float(pearson(a.values, b.values)) for a, b in combinations(profiles, 2)],
+        "formula": [f.correlation for f in fits],
+        "bump": [f.baselines["index bump"][0] for f in fits],
+        "age": [f.age for f in fits],
+        "distant": [float(curve) for curve in distant],
+    }
 
 
 def whitening(setup: Setup) -> Outcome:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from convscope.core.errors import ConvscopeError
@@ -109,7 +110,7 @@ def _described(layer: TrainedLayer) -> dict[str, Any]:
         "labels": r.labels,
         "seed": r.seed,
         "filters": r.widths[0],
-        "scaled component": r.component,
+        "scaled component, from 1": None if r.component is None else r.component + 1,
         "training accuracy": layer.train_accuracy,
         "test accuracy": layer.test_accuracy,
         "change of first layer / its initial norm": float((layer.final - layer.initial).norm() / layer.initial.norm()),
@@ -117,19 +118,22 @@ def _described(layer: TrainedLayer) -> dict[str, Any]:
     }
 
 
-@lru_cache(maxsize=1)
-def _prepared(scale: Scale, folder: Path, cache: Path | None, progress: bool) -> Laboratory:
-    size = SIZES[scale]
+@lru_cache(maxsize=2)
+def _prepared(size: Size, folder: Path, cache: Path | None, progress: bool) -> Laboratory:
     train = cifar10(folder, size.images)
     test = cifar10(folder, size.test_images, "test")
     conv = nn.Conv2d(3, size.widths[0], 3, padding=1)
-    batches = (images.double() for images in train.images.split(500))  # type: ignore[no-untyped-call]
+    batches = (images.double() for images in torch.split(train.images, 500))
     moments = patch_moments(batches, conv, lags=[(LAG, 0), (0, LAG)])
     return Laboratory(size, Trainer(train, test, moments.eigenvectors, cache, progress), moments)
 
 
-def laboratory(setup: Setup) -> Laboratory:
-    """Returns the laboratory for a scale and a place of the data; the latest is kept, with all that it has trained.
+def laboratory(setup: Setup, *, larger: bool = False) -> Laboratory:
+    """Returns the laboratory for a scale and a place of the data; the latest two are kept, with all that they trained.
+
+    Args:
+        setup: scale, data and cache.
+        larger: whether to take four times as many images (and half as many epochs).
 
     Raises:
         ConvscopeError: when CIFAR-10 is not at hand.
@@ -137,4 +141,7 @@ def laboratory(setup: Setup) -> Laboratory:
     folder = locate("cifar10", setup.data)
     if folder is None:
         raise ConvscopeError(f"CIFAR-10 is needed; name it with --data cifar10=PATH, {WANTED['cifar10']}")
-    return _prepared(setup.scale, folder, setup.cache, setup.progress)
+    size = SIZES[setup.scale]
+    if larger:
+        size = replace(size, images=4 * size.images, epochs=size.epochs // 2)
+    return _prepared(size, folder, setup.cache, setup.progress)

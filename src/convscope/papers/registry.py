@@ -145,7 +145,7 @@ class Experiment:
     Attributes:
         paper: short name of the paper, "chowers2023".
         name: short name within the paper.
-        shows: what it shows, in one sentence.
+        shows: what it shows, as a question.
         claim: what the paper says, and where.
         data: names of the data sets it needs.
         costs: for each scale, the time it takes, with what.

@@ -27,8 +27,8 @@ def markdown(records: Mapping[str, Record], source: str) -> str:
         lines += [
             f"Made from `{source}` by `convscope papers {source} -o PAGE.md`; do not edit. "
             "Ours is mean ± standard deviation over n values; chance is the central 95 %. A value *agrees* when it "
-            "lies in the interval that the experiment names; trivial curves and alternatives stand beside it, and "
-            "the verdict names one that does as well or better.",
+            "lies in the interval that is named beside the paper's; trivial curves and alternatives stand beside it, "
+            "and the verdict names one that does as well or better.",
             "",
         ]
         lines += _overview([Row.from_json(row) for key in mine for row in records[key].get("rows", ())])
@@ -40,11 +40,29 @@ def markdown(records: Mapping[str, Record], source: str) -> str:
 def _overview(rows: Sequence[Row]) -> list[str]:
     compared = [row for row in rows if row.expected is not None]
     differs = [row for row in compared if row.verdict.startswith("differs")]
-    beaten = [row for row in rows if row.verdict.endswith(("does better", "does as well"))]
-    lines = [f"Of {len(compared)} values that the paper states, {len(compared) - len(differs)} agree."]
-    lines += [f"- Differs: {row.quantity}: paper {row.paper}, ours {_value(row.ours)}." for row in differs]
-    lines += [f"- {row.quantity}: ours {_value(row.ours)}; {row.verdict.rpartition('; ')[2]}." for row in beaten]
-    return [lines[0], "", *lines[1:], ""] if compared else []
+    if not compared:
+        return []
+    lines = [f"Of {len(compared)} values that the paper states, {len(compared) - len(differs)} agree.", ""]
+    for row in differs:
+        note = f" ({row.note})" if row.note else ""
+        lines.append(f"- Differs: {row.quantity}: paper {row.paper}, ours {_value(row.ours)}{note}.")
+    for title, ends in (
+        ("A rival does as well or better", ("does better", "does as well")),
+        ("Ahead of its rivals", ("ahead of the rest",)),
+    ):
+        for row in (row for row in rows if row.verdict.endswith(ends)):
+            lines.append(f"- {title}: {row.quantity}: ours {_value(row.ours)}; {_beside(row)}.")
+    return [*lines, ""]
+
+
+def _paper(row: Row) -> str:
+    if row.expected is None:
+        return row.paper
+    return f"{row.paper} (agreement: {_plain(row.expected[0])} to {_plain(row.expected[1])})"
+
+
+def _beside(row: Row) -> str:
+    return "; ".join(f"{name} {_plain(value)}" for name, value in row.baselines.items())
 
 
 def _section(key: str, record: Record) -> list[str]:
@@ -57,17 +75,12 @@ def _section(key: str, record: Record) -> list[str]:
         (
             (
                 row.quantity + (f" ({row.note})" if row.note else ""),
-                row.paper,
+                _paper(row),
                 _value(row.ours),
                 str(row.n),
                 _chance(row.ours),
-                "; ".join(f"{name} {_plain(value)}" for name, value in row.baselines.items()),
-                row.verdict
-                + (
-                    ""
-                    if row.expected is None
-                    else f" (expected {_plain(row.expected[0])} to {_plain(row.expected[1])})"
-                ),
+                _beside(row),
+                row.verdict,
             )
             for row in rows
         ),
@@ -95,15 +108,14 @@ def text(key: str, record: Record) -> str:
         return f"{key}: {record['status']}\n  " + "\n  ".join(record["wanted"])
     lines = [f"{key}: {record['shows']}"]
     for row in (Row.from_json(data) for data in record["rows"]):
-        beside = ", ".join(f"{name} {_plain(value)}" for name, value in row.baselines.items())
         lines += [f"  {row.quantity}", f"    paper {row.paper}; ours {_value(row.ours)} (n = {row.n}); {row.verdict}"]
-        lines += [f"    beside it: {beside}"] if beside else []
+        lines += [f"    beside it: {_beside(row)}"] if row.baselines else []
     return "\n".join(lines)
 
 
 def _duration(record: Record) -> str:
     training = sum(line["training seconds"] for line in record["details"].get("networks", ()))
-    return f"training of its networks {training / 60:.0f} min (shared with other experiments), all else included"
+    return f"its networks took {training / 60:.0f} min to train (each is trained once for all experiments)"
 
 
 def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:

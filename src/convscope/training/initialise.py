@@ -6,6 +6,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from convscope.core.network import Network
 from convscope.core.taps import device_and_dtype, left_as_found
@@ -38,7 +39,7 @@ def reinitialised(module: nn.Module, seed: int = 0) -> nn.Module | None:
 
 @torch.no_grad()
 def calibrate_(network: Network, images: Tensor) -> None:
-    """Sets the statistics of a network's batch norms to those of some images, in place.
+    """Sets the statistics of a network's batch norms to those of some images, in place; modes stay as they are.
 
     A fresh network's running statistics are 0 and 1; in evaluation mode a deep one then explodes.
 
@@ -46,17 +47,22 @@ def calibrate_(network: Network, images: Tensor) -> None:
         network: whose module is to be calibrated.
         images: [n, c, h, w] as the source gives them; with fewer than two nothing is done.
     """
-    norms = [m for m in network.module.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    norms = [m for m in network.module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms or len(images) < 2:
         return
     device, dtype = device_and_dtype(network.module)
     momenta = [m.momentum for m in norms]
-    with left_as_found([]):
-        for part in network.module.modules():
-            part.training = False
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum, norm.training = None, True
-        network.module(network.prepare(images.to(device)).to(dtype))
+    modes = [(part, part.training) for part in network.module.modules()]
+    try:
+        with left_as_found([]):
+            for part, _ in modes:
+                part.training = False
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum, norm.training = None, True
+            network.module(network.prepare(images.to(device)).to(dtype))
+    finally:
         for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum, norm.training = momentum, False
+            norm.momentum = momentum
+        for part, mode in modes:
+            part.training = mode
