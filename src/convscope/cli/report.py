@@ -79,7 +79,7 @@ def report(
         raise click.UsageError(f"{missing} is missing: give MODEL and --data IMAGES together, or neither{hint}")
     with run(quiet) as progress:
         place = the_device(device)
-        from convscope.analyse import analyse, head_of, provenance, twin_of
+        from convscope.analyse import analyse, class_numbers, head_of, provenance, twin_of
         from convscope.firstlayer.theory import FirstLayer
         from convscope.page.report import Report
 
@@ -100,6 +100,8 @@ def report(
         opened = opened.bound(p.pilot.images)
         network = opened.network
         p.networks = {"model": network}
+        if source.classes is None:
+            source.classes = class_numbers(p, network)
         # The twin is compared with the network before either is moved.
         fresh = opened.fresh(seed=0) if opened.init is None else None
         network.module.to(place)

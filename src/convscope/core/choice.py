@@ -14,13 +14,12 @@ from convscope.core.strips import row_classes, strip_length
 # over kernels 3 ... 16, strides 1 ... 16, 32 and 224 pixels, 3 channels, one thread of a Xeon of 2.5 GHz with AVX-512:
 # benchmarks/patch_moments.py --grid prints this table for another machine.
 COSTS: dict[tuple[str, int], tuple[float, ...]] = {
-    (m, e): {
-        "unfold": (0.5, 0.03 if e == 4 else 0.06, 5, 1e4),
-        "strips": (1, 1, 0.03 * e / 4, 0.03, 2, 5, 1e5),
-        "fft": (0.1 * e / 4, 0.5, 0.2, 0.1, 5, 5, 2e5),
-    }[m]
-    for m in ("unfold", "strips", "fft")
-    for e in (4, 8)
+    ("unfold", 4): (4.3, 0.0134, 10.5, 6e5),
+    ("strips", 4): (0.7, 2.6, 0, 0.1, 3, 21, 8e5),
+    ("fft", 4): (0, 5.0, 1.5, 0.03, 0, 60, 1.1e6),
+    ("unfold", 8): (6.57, 0.029, 11.3, 5.77e5),
+    ("strips", 8): (6.85, 4.15, 0, 0.229, 0.444, 21.1, 8.04e5),
+    ("fft", 8): (0, 15.3, 0.611, 0.0383, 0, 54.8, 7.91e5),
 }
 
 

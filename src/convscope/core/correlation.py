@@ -11,7 +11,7 @@ from torch import Tensor
 
 from convscope.core.choice import expected
 from convscope.core.geometry import ConvGeometry
-from convscope.core.lines import Axis, axes
+from convscope.core.lines import exact
 from convscope.core.spectra import SpectralProducts
 from convscope.core.strips import StripProducts
 
@@ -38,14 +38,22 @@ class PatchProducts(Protocol):
         ...
 
     def __call__(self, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-        """Returns float64 sums [g, ...] over padded images [n, g, c, h, w]; ``b is a`` for second moments.
+        """Returns the average patches, and the sums that ``assemble`` takes.
 
-        Images of other folds may enter as further groups.
+        Args:
+            a: [n, g, c, h, w], padded images, or the same on a canvas of zeros. Images of several folds may enter
+                side by side as further groups.
+            b: as ``a``; the same tensor for second moments.
+
+        Returns:
+            left: float64 [n, g, d], the average patch of each image of a.
+            right: the same of b.
+            sums: float64 [g, ...], over all images and positions.
         """
         ...
 
     def assemble(self, *sums: Tensor) -> Tensor:
-        """Returns the sums of p_a p_b^T, float64 [g, d, d], from what a call returned, summed over calls."""
+        """Returns the sums of p_a p_b^T, float64 [g, d, d], from the sums that calls returned, added up."""
         ...
 
 
@@ -74,17 +82,19 @@ class UnfoldProducts:
         return self.bytes_per_row(element_size) * self.rows
 
     def __call__(self, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-        """Returns the sum of p_a p_b^T, float64 [g, d, d] (see ``PatchProducts``)."""
+        """Returns the average patches, then the sum of p_a p_b^T, float64 [g, d, d] (see ``PatchProducts``)."""
         share = len(a) * a.shape[1] // self.geometry.groups
         height = max(CHUNK_BYTES // (self.bytes_per_row(a.element_size()) * share), 1)
-        total = None
+        averages, total = [], None
         for top in range(0, self.rows, height):
             p = self._patches(a, top, min(height, self.rows - top))
             q = p if b is a else self._patches(b, top, min(height, self.rows - top))
             product = exact(p @ q.mT)
             total = product if total is None else total.add_(product)
+            averages.append([exact(t.unflatten(2, (len(a), -1)).sum(-1)) for t in ((p,) if b is a else (p, q))])
         assert total is not None
-        return (total,)
+        means = [sum(parts).permute(2, 0, 1) / (self.rows * self.columns) for parts in zip(*averages, strict=True)]
+        return means[0], means[-1], total
 
     def _patches(self, images: Tensor, top: int, rows: int) -> Tensor:
         """Returns the patches [g, d, n * rows * columns] whose positions lie in ``rows`` rows from ``top`` on."""
@@ -154,32 +164,6 @@ class Plan:
         return cls(products, size, rows * columns, chunk, costs[method] / images)
 
 
-def box_means(images: Tensor, geometry: ConvGeometry, size: tuple[int, int]) -> Tensor:
-    """Returns the average patch of each padded image, without forming patches.
-
-    Args:
-        images: [..., c, h, w].
-        geometry: kernel, stride and dilation.
-        size: height and width that the positions span, from the top left corner; h and w may be larger.
-
-    Returns:
-        float64 [..., d] on the CPU.
-    """
-    rows, columns = axes(geometry, *size)
-    # Two plain products: a stack of tiny ones, one for each channel, would take longer.
-    sums = (images @ _selection(images, columns, images.shape[-1]).T).mT.contiguous()
-    sums = (sums @ _selection(images, rows, images.shape[-2]).T).mT
-    return exact(sums).flatten(-3) / (rows.positions * columns.positions)
-
-
-def _selection(images: Tensor, axis: Axis, size: int) -> Tensor:
-    """Returns 0/1 [kernel, size]: which pixels an offset of the kernel visits."""
-    pick = images.new_zeros(axis.kernel, size)
-    for i, o in enumerate(range(0, axis.kernel * axis.dilation, axis.dilation)):
-        pick[i, o : o + (axis.positions - 1) * axis.stride + 1 : axis.stride] = 1
-    return pick
-
-
 def alike(fold: Tensor, chunk: int, nanoseconds: float) -> list[tuple[Tensor, Tensor]]:
     """Returns sets of folds of similar size, which are multiplied side by side: few calls, not many.
 
@@ -204,8 +188,3 @@ def alike(fold: Tensor, chunk: int, nanoseconds: float) -> list[tuple[Tensor, Te
             sets.append([k])
     pad = torch.nn.utils.rnn.pad_sequence
     return [(found[members], pad([order[k] for k in members], padding_value=-1)) for members in sets]
-
-
-def exact(t: Tensor) -> Tensor:
-    """Returns a (small) tensor in float64 on the CPU: some devices have no float64."""
-    return t.cpu().double()

@@ -172,3 +172,33 @@ def without_borders(full: Tensor, border: Tensor | None, axis: Axis) -> Tensor:
     for k in reversed(range(axis.border)):
         torch.add(after[:, k + s, s:], last[:, k], out=after[:, k, : axis.border])
     return result.sub_(after[:, o[:, None], o])
+
+
+def box_means(images: Tensor, rows: Axis, columns: Axis) -> Tensor:
+    """Returns the average patch of each padded image, without forming patches.
+
+    Args:
+        images: [..., c, h, w].
+        rows: the kernel along h; the positions start in the corner, and h may be larger than they span.
+        columns: the kernel along w, likewise.
+
+    Returns:
+        float64 [..., d] on the CPU.
+    """
+    # Two plain products: a stack of tiny ones, one for each channel, would take longer.
+    sums = (images @ _selection(images, columns, images.shape[-1]).T).mT.contiguous()
+    sums = (sums @ _selection(images, rows, images.shape[-2]).T).mT
+    return exact(sums).flatten(-3) / (rows.positions * columns.positions)
+
+
+def _selection(images: Tensor, axis: Axis, size: int) -> Tensor:
+    """Returns 0/1 [kernel, size]: which pixels an offset of the kernel visits."""
+    pick = images.new_zeros(axis.kernel, size)
+    for i, o in enumerate(range(0, axis.kernel * axis.dilation, axis.dilation)):
+        pick[i, o : o + (axis.positions - 1) * axis.stride + 1 : axis.stride] = 1
+    return pick
+
+
+def exact(t: Tensor) -> Tensor:
+    """Returns a (small) tensor in float64 on the CPU: some devices have no float64."""
+    return t.cpu().double()

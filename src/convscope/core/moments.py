@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from convscope.core.accumulate import Sums
 from convscope.core.batches import Batch
-from convscope.core.correlation import MAX_IMAGES, Method, Plan, alike, box_means, exact
+from convscope.core.correlation import MAX_IMAGES, Method, Plan, alike
 from convscope.core.errors import ConvscopeError
 from convscope.core.geometry import ConvGeometry
+from convscope.core.lines import exact
 from convscope.core.moment_values import Lag, LaggedMoments, PatchMoments, outer
 
 
@@ -127,7 +128,7 @@ class PatchMomentsAccumulator(Sums[PatchMoments]):
     ) -> dict[str, Tensor]:
         """Returns name to the sums over each column of a table of images [m, f]: tensors [f, ...]."""
         folds, groups = table.shape[1], self.geometry.groups
-        products: dict[Lag, tuple[Tensor, ...]] = {}
+        products: dict[Lag, list[Tensor]] = {}
         means: dict[Lag, list[Tensor]] = {lag: [] for lag in plan}
         height, width = plan[0, 0].size
         for where in table.split(min(max(chunk // folds, 1), MAX_IMAGES)):
@@ -136,17 +137,16 @@ class PatchMomentsAccumulator(Sums[PatchMoments]):
             whole = canvas if canvas.shape[-2:] == plan[0, 0].products.canvas else images
             for (dy, dx), p in plan.items():
                 here, there = (whole, whole) if dy == dx == 0 else _lagged_pair(images, dy, dx)
-                part = p.products(here, there)
+                left, right, *part = p.products(here, there)
                 before = products.get((dy, dx))
-                products[dy, dx] = part if before is None else tuple(map(torch.add, before, part))
-                ends = (canvas,) if dy == dx == 0 else (here, there)
-                means[dy, dx].append(torch.stack([box_means(t, self.geometry, p.size) for t in ends]))
+                products[dy, dx] = part if before is None else list(map(torch.add, before, part))
+                means[dy, dx].append(torch.stack([left, right]))
 
         n = (table >= 0).sum(0)
         wide = None if shift is None else _per_entry(shift, self.geometry)
         sums: dict[str, Tensor] = {}
         for (dy, dx), p in plan.items():
-            ends = torch.cat(means[dy, dx], 1).unflatten(2, (folds, groups))  # [1 or 2, m, f, g, d]
+            ends = torch.cat(means[dy, dx], 1).unflatten(2, (folds, groups))  # [2, m, f, g, d]
             first = ends.sum(1) * p.positions
             pairs = n * p.positions
             second = p.products.assemble(*products[dy, dx]).unflatten(0, (folds, groups))

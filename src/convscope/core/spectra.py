@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convscope.core.geometry import ConvGeometry
-from convscope.core.lines import Axis, axes, both_ends, line_products, without_borders
+from convscope.core.lines import Axis, axes, both_ends, box_means, line_products, without_borders
 
 _BORDER_STRIP = 4  # positions; the lines at the border are few, so that long strips cost more than they save
 
@@ -42,13 +42,15 @@ class SpectralProducts:
         return 3 * spectrum * (1 if self.symmetric else 2)
 
     def __call__(self, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-        """Returns the sums over all pixels, over the border's rows, and over the border's columns.
+        """Returns the average patches, and the sums over all pixels, over the border's rows, and over its columns.
 
         Args:
             a: [n, g, c, h, w], or on a canvas of zeros of the size ``canvas``, which spares a copy.
             b: as ``a``; the same tensor for second moments.
 
         Returns:
+            left: float64 [n, g, d], the average patch of each image of a.
+            right: the same of b.
             full: float64 [g, c, c, row lags, column lags], over all pixels.
             top: float64 [g, 2, c, border, c, border, column lags], of pairs of rows at the top and the bottom;
                 empty without border.
@@ -58,7 +60,9 @@ class SpectralProducts:
         full = self._full(a, b)
         x = a[..., : self.rows.size, : self.columns.size]
         y = x if b is a else b[..., : self.rows.size, : self.columns.size]
-        return full, self._top(x, y), self._side(x, y)
+        left = box_means(a, self.rows, self.columns)
+        right = left if b is a else box_means(b, self.rows, self.columns)
+        return left, right, full, self._top(x, y), self._side(x, y)
 
     def _full(self, a: Tensor, b: Tensor) -> Tensor:
         x = torch.fft.rfft2(a, s=self.canvas)
@@ -99,7 +103,7 @@ class SpectralProducts:
         return line_products(ends, others, self.rows, self.rows, _BORDER_STRIP).unflatten(0, (-1, 2))
 
     def assemble(self, full: Tensor, top: Tensor, side: Tensor) -> Tensor:
-        """Returns the sums of p_a p_b^T, float64 [g, d, d], from what a call returned, summed over calls."""
+        """Returns the sums of p_a p_b^T, float64 [g, d, d], from the sums that calls returned, added up."""
         q, r = self.rows.kernel, self.columns.kernel
         by_row = torch.arange(q) - torch.arange(q)[:, None] + q - 1
         by_column = torch.arange(r) - torch.arange(r)[:, None] + r - 1

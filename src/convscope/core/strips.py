@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from convscope.core.geometry import ConvGeometry
-from convscope.core.lines import Axis, axes, both_ends, diagonals, line_products, strip_pixels, without_borders
+from convscope.core.lines import (
+    Axis,
+    axes,
+    both_ends,
+    box_means,
+    diagonals,
+    line_products,
+    strip_pixels,
+    without_borders,
+)
 
 
 class StripProducts:
@@ -41,16 +50,20 @@ class StripProducts:
         return self.geometry.channels * rows * pixels * element_size * (1 if self.symmetric else 2)
 
     def __call__(self, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-        """Returns the sums over all rows, and those over the rows at the border if there are any.
+        """Returns the average patches, the sums over all rows, and those over the rows at the border if there are any.
 
         Args:
             a: [n, g, c, h, w].
             b: [n, g, c, h, w]; the same tensor as ``a`` for second moments.
 
         Returns:
+            left: float64 [n, g, d], the average patch of each image of a.
+            right: the same of b.
             full: [g, classes, c, r, c, r], float64, the sums for each class of pairs of kernel rows over all rows.
             border: [g, 2, c, border, r, c, border, r], float64, of the top and bottom rows.
         """
+        left = box_means(a, self.rows, self.columns)
+        means = (left, left if b is a else box_means(b, self.rows, self.columns))
         full = torch.zeros((), dtype=torch.float64)
         for start, length, count in self.columns.segments(self.length):
             left = self._phases(a, start, length, count)
@@ -65,10 +78,10 @@ class StripProducts:
             full = full + diagonals(products, self.columns, self.columns, length)[:, :, :, 0, :, :, 0]
         full = full.transpose(0, 1)
         if not self.rows.border:
-            return (full,)
+            return *means, full
         ends = both_ends(a, self.rows)
         others = ends if b is a else both_ends(b, self.rows)
-        return full, line_products(ends, others, self.columns, self.columns, self.length).unflatten(0, (-1, 2))
+        return *means, full, line_products(ends, others, self.columns, self.columns, self.length).unflatten(0, (-1, 2))
 
     def _phases(self, images: Tensor, start: int, length: int, count: int) -> dict[int, Tensor]:
         """Returns, for each phase of the rows, the strips [g, row, n * strips, c * pixels]."""
@@ -89,7 +102,7 @@ class StripProducts:
         return phases
 
     def assemble(self, full: Tensor, border: Tensor | None = None) -> Tensor:
-        """Returns the sums of p_a p_b^T, float64 [g, d, d], from what a call returned, summed over calls."""
+        """Returns the sums of p_a p_b^T, float64 [g, d, d], from the sums that calls returned, added up."""
         if border is not None:  # [g, 2, c, l, r, c, l, r] to [g, 2, l, l, c, r, c, r]
             border = border.permute(0, 1, 3, 6, 2, 4, 5, 7)
         table = without_borders(full[:, self.index], border, self.rows)  # [g, q, q, c, r, c, r]

@@ -13,7 +13,7 @@ import torch
 
 from convscope.core.accumulate import jackknife
 from convscope.core.errors import ConvscopeError
-from convscope.core.moments import PatchMoments
+from convscope.core.moment_values import PatchMoments
 from convscope.core.passes import Pass
 from convscope.core.results import (
     Definition,

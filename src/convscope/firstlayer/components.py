@@ -11,7 +11,7 @@ from convscope.core.errors import ConvscopeError
 from convscope.firstlayer.profile import EnergyProfile
 
 if TYPE_CHECKING:
-    from convscope.core.moments import PatchMoments
+    from convscope.core.moment_values import PatchMoments
 
 # Below this share of the largest variance an eigenvalue is rounding noise: 1 / lam diverges there.
 NULL_SHARE = 1e-10

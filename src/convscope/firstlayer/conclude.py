@@ -11,7 +11,7 @@ from torch import Tensor
 
 from convscope.core.accumulate import jackknife
 from convscope.core.errors import ConvscopeError
-from convscope.core.moments import PatchMoments
+from convscope.core.moment_values import PatchMoments
 from convscope.core.results import Number
 from convscope.firstlayer.baselines import random_profiles
 from convscope.firstlayer.components import pearson

@@ -40,7 +40,7 @@ from convscope.firstlayer.prediction import (
 from convscope.firstlayer.profile import EnergyProfile
 
 if TYPE_CHECKING:
-    from convscope.core.moments import PatchMoments
+    from convscope.core.moment_values import PatchMoments
 
 # A profile that a bare eigenvalue curve fits within this correlation says nothing about tau.
 IDENTIFIED_MARGIN = 0.02

@@ -20,7 +20,7 @@ from convscope.firstlayer.prediction import predict_energy_profile
 from convscope.firstlayer.profile import EnergyProfile
 
 if TYPE_CHECKING:
-    from convscope.core.moments import PatchMoments
+    from convscope.core.moment_values import PatchMoments
 
 
 @dataclass(frozen=True)

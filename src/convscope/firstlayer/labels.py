@@ -15,7 +15,7 @@ from convscope.firstlayer.prediction import growth
 
 if TYPE_CHECKING:
     from convscope.core.geometry import ConvGeometry
-    from convscope.core.moments import PatchMoments
+    from convscope.core.moment_values import PatchMoments
 
 # Patches unfolded at once, bytes.
 _CHUNK_BYTES = 64 << 20

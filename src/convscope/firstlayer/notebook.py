@@ -13,7 +13,7 @@ from torch import Tensor
 from convscope.core.accumulate import jackknife
 from convscope.core.errors import ConvscopeError
 from convscope.core.kept import KeptImages
-from convscope.core.moments import PatchMoments
+from convscope.core.moment_values import PatchMoments
 from convscope.core.results import Number, Skip
 from convscope.firstlayer.labels import (
     average_patch_ratio,

@@ -11,7 +11,7 @@ from torch import Tensor
 from convscope.core.errors import ConvscopeError
 
 if TYPE_CHECKING:
-    from convscope.core.moments import PatchMoments
+    from convscope.core.moment_values import PatchMoments
 
 # A filter that moved less than this share of a typical one was not trained.
 DEAD_SHARE = 1e-3

@@ -12,7 +12,8 @@ from convscope.core.batches import Batch
 from convscope.core.errors import ConvscopeError
 from convscope.core.geometry import ConvGeometry
 from convscope.core.kept import Kept, KeptImages
-from convscope.core.moments import PatchMoments, PatchMomentsAccumulator
+from convscope.core.moment_values import PatchMoments
+from convscope.core.moments import PatchMomentsAccumulator
 from convscope.core.network import Network
 from convscope.core.passes import Pass
 from convscope.core.results import Skip

@@ -15,7 +15,7 @@ from convscope.firstlayer.prediction import predict_energy_profile
 from convscope.firstlayer.profile import bank_gram
 
 if TYPE_CHECKING:
-    from convscope.core.moments import PatchMoments
+    from convscope.core.moment_values import PatchMoments
 
 
 def autocorrelation(gram: Tensor, covariance: Tensor, lagged: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import random
 import socket
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,32 @@ class Blueprint:
     size: tuple[int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+
+def described(blueprint: Blueprint, module: nn.Module) -> Blueprint:
+    """Returns the blueprint with what the network itself says of its input, in timm's words.
+
+    A module may carry ``default_cfg``, a dictionary with "mean" and "std" per channel of images in [0, 1], and
+    "input_size" (c, h, w). Whatever is missing there stays unknown.
+
+    Raises:
+        ConvscopeError: when an entry is no list of numbers.
+    """
+    config = getattr(module, "default_cfg", None)
+    if not isinstance(config, dict):
+        return blueprint
+    found: dict[str, Any] = {}
+    for field, key in (("mean", "mean"), ("std", "std"), ("size", "input_size")):
+        if (value := config.get(key)) is None:
+            continue
+        try:
+            numbers = tuple(float(v) for v in value)
+        except (TypeError, ValueError):
+            raise ConvscopeError(
+                f"default_cfg[{key!r}] of {blueprint.name} is {shown(repr(value))}: expected a list of numbers"
+            ) from None
+        found[field] = (int(numbers[-2]), int(numbers[-1])) if field == "size" and len(numbers) > 1 else numbers
+    return replace(blueprint, **found)
 
 
 def of_torchvision(name: str) -> Blueprint:

@@ -13,7 +13,7 @@ from convscope.core.errors import ConvscopeError
 from convscope.core.network import Network
 from convscope.core.results import Skip
 from convscope.inputs.bare import bare_convolution
-from convscope.inputs.blueprints import Blueprint, checked, of_factory, of_timm, of_torchvision, seeded
+from convscope.inputs.blueprints import Blueprint, checked, described, of_factory, of_timm, of_torchvision, seeded
 from convscope.inputs.checkpoints import load_into, load_weights, not_finite
 from convscope.inputs.files import shown
 from convscope.inputs.imports import DOTTED
@@ -242,11 +242,12 @@ def _of_blueprint(
         _first_conv(first, layer, shown(init))
         start = first
     conv = _first_conv(module, layer, shown(where.text))
+    said = blueprint if blueprint.mean is not None else described(blueprint, module)
     prepare = Preprocessing(
         None if conv is None else conv.in_channels,
-        given.size or blueprint.size,
-        given.mean or blueprint.mean,
-        given.std or blueprint.std,
+        given.size or said.size,
+        given.mean or said.mean,
+        given.std or said.std,
         given.origin if given.mean or given.std else f"published for {blueprint.name}",
     )
     damaged = _damaged(module.state_dict())

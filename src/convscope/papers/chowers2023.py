@@ -16,9 +16,10 @@ from convscope.firstlayer.fit import ProfileFit, fit_energy_profile
 from convscope.firstlayer.heldout import held_out_components
 from convscope.firstlayer.profile import EnergyProfile, energy_profile
 from convscope.papers.chowers2023_images import labels, more_images, whitening
+from convscope.papers.chowers2023_networks import pretrained, trajectory
 from convscope.papers.chowers2023_scaling import patch_scaling
 from convscope.papers.laboratory import KINDS, Laboratory, laboratory
-from convscope.papers.registry import Experiment, Outcome, Row, Scale, Setup, summary
+from convscope.papers.registry import SCALES, Experiment, Outcome, Row, Scale, Setup, summary
 from convscope.papers.trained import TrainedLayer
 
 TITLE = "Chowers & Weiss, “What do CNNs Learn in the First Layer and Why? A Linear Systems Perspective” (ICML 2023)"
@@ -265,6 +266,8 @@ def _experiment(name: str, shows: str, claim: str, cpu: str, run: Callable[[Setu
     return Experiment("chowers2023", name, shows, claim, ("cifar10",), _costs(cpu), run)
 
 
+_NO_TRAINING: Mapping[Scale, str] = dict.fromkeys(SCALES, "about a minute on one core; no training")
+
 EXPERIMENTS = (
     _experiment(
         "seeds",
@@ -321,5 +324,23 @@ EXPERIMENTS = (
         "Figure 5: correlations of labels with the components are all around 0 (CIFAR-10).",
         "under a minute on one core",
         labels,
+    ),
+    Experiment(
+        "chowers2023",
+        "pretrained",
+        "Does the formula follow networks that others trained, on their own data?",
+        "Table 3: correlation 0.90 ± 0.01 with five networks trained on ImageNet.",
+        ("weights", "cifar10", "imagenet"),
+        _NO_TRAINING,
+        pretrained,
+    ),
+    Experiment(
+        "chowers2023",
+        "trajectory",
+        "Does the fitted training time grow along the training of a network?",
+        "Theorem 4.2: tau is learning rate times steps, so it cannot fall (no number is printed).",
+        ("weights", "cifar10"),
+        _NO_TRAINING,
+        trajectory,
     ),
 )

@@ -19,6 +19,9 @@ from convscope.inputs.cifar import cifar_training_files, open_cifar
 WANTED = {
     "cifar10": "a folder with CIFAR-10, as the Python batches (data_batch_1, ..., test_batch) or as .npz files whose "
     "names hold 'train' and 'test' (arrays x_train uint8 [n, 32, 32, 3], y_train; x_test, y_test)",
+    "imagenet": "a folder with imagenet*.npz, or that file: images uint8 [n, 224, 224, 3] of ImageNet",
+    "weights": "a folder with squeezenet1_1_imagenet, resnet20_cifar10, resnet56_cifar10 and "
+    "caffe_cifar10_full_trajectory, each .safetensors",
 }
 
 # The normalisation in the code of Chowers & Weiss 2023.

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from convscope.core.errors import ConvscopeError
-from convscope.core.moments import PatchMoments, patch_moments
+from convscope.core.moment_values import PatchMoments
+from convscope.core.moments import patch_moments
 from convscope.firstlayer.profile import EnergyProfile, energy_profile
 from convscope.papers.data import WANTED, cifar10, locate
 from convscope.papers.registry import Outcome, Row, Scale, Setup

@@ -31,27 +31,30 @@ def markdown(records: Mapping[str, Record], source: str) -> str:
             "and the verdict names one that does as well or better.",
             "",
         ]
-        lines += _overview([Row.from_json(row) for key in mine for row in records[key].get("rows", ())])
+        lines += _overview([
+            (key.rpartition("/")[2], Row.from_json(row)) for key in mine for row in records[key].get("rows", ())
+        ])
         for key in mine:
             lines += _section(key, records[key])
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _overview(rows: Sequence[Row]) -> list[str]:
-    compared = [row for row in rows if row.expected is not None]
-    differs = [row for row in compared if row.verdict.startswith("differs")]
+def _overview(rows: Sequence[tuple[str, Row]]) -> list[str]:
+    compared = [(name, row) for name, row in rows if row.expected is not None]
+    differs = [(name, row) for name, row in compared if row.verdict.startswith("differs")]
     if not compared:
         return []
     lines = [f"Of {len(compared)} values that the paper states, {len(compared) - len(differs)} agree.", ""]
-    for row in differs:
+    for name, row in differs:
         note = f" ({row.note})" if row.note else ""
-        lines.append(f"- Differs: {row.quantity}: paper {row.paper}, ours {_value(row.ours)}{note}.")
+        lines.append(f"- Differs: {name}: {row.quantity}: paper {row.paper}, ours {_value(row.ours)}{note}.")
     for title, ends in (
         ("A rival does as well or better", ("does better", "does as well")),
         ("Ahead of its rivals", ("ahead of the rest",)),
     ):
-        for row in (row for row in rows if row.verdict.endswith(ends)):
-            lines.append(f"- {title}: {row.quantity}: ours {_value(row.ours)}; {_beside(row)}.")
+        for name, row in rows:
+            if row.verdict.endswith(ends):
+                lines.append(f"- {title}: {name}: {row.quantity}: ours {_value(row.ours)}; {_beside(row)}.")
     return [*lines, ""]
 
 
