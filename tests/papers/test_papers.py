@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
+from safetensors.torch import save_file
 from torch import nn
 
 from convscope.cli.papers import papers
@@ -33,6 +34,25 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Stand-ins for published weights and for ImageNet."""
+    path = tmp_path_factory.mktemp("published")
+    random = torch.Generator().manual_seed(0)
+
+    def bank(size, filters=6):
+        return torch.randn(filters, 3, size, size, generator=random)
+
+    save_file({"features.0.weight": bank(3)}, path / "squeezenet1_1_imagenet.safetensors")
+    for name in ("resnet20", "resnet56"):
+        save_file({"conv1.weight": bank(3)}, path / f"{name}_cifar10.safetensors")
+    snapshots = {f"iter_{k}.conv1.weight": bank(5) for k in (10, 200, 3000)}
+    save_file(snapshots, path / "caffe_cifar10_full_trajectory.safetensors")
+    images = np.random.default_rng(1).integers(0, 255, (6, 40, 40, 3), dtype=np.uint8)
+    np.savez(path / "imagenet_sample.npz", images=images)
+    return path
+
+
 @pytest.fixture
 def tiny(monkeypatch):
     size = laboratory.Size(40, 20, 2, 2, (4, 4), 0.05, 20, (2, 5))
@@ -42,8 +62,9 @@ def tiny(monkeypatch):
     laboratory._prepared.cache_clear()
 
 
-def test_every_experiment_runs_and_survives_its_file(folder, tiny, tmp_path):
-    setup = Setup("smoke", {"cifar10": folder}, tmp_path / "cache", progress=False)
+def test_every_experiment_runs_and_survives_its_file(folder, published, tiny, tmp_path):
+    data = {"cifar10": folder, "weights": published, "imagenet": published}
+    setup = Setup("smoke", data, tmp_path / "cache", progress=False)
     path = tmp_path / "results" / "chowers.json"
     for experiment, result in record.run_all(chosen(["chowers2023"]), setup, "convscope papers NAME"):
         assert result["status"] == record.DONE
