@@ -36,7 +36,7 @@ def test_every_number_is_there():
     assert not result.skipped
     assert result.layers() == {}
     assert list(result.figures()) == [
-        "predicted profiles", "spectrum", "principal patches", "labels", "pixels", "average patches",
+        "predicted profiles", "spectrum", "principal patches", "labels", "labels, contrast", "pixels", "average patches",
     ]  # fmt: skip
     assert len(result.findings()) == 4
 

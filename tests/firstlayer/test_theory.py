@@ -134,7 +134,9 @@ DRAWN = {"groups", "1x1", "gray 1x1"}
 @pytest.mark.parametrize("kind", ODD)
 def test_odd_first_convolutions(kind):
     conv, channels = ODD[kind]
-    result = sound(analysed(net(conv), source=source_of(images(64, channels), torch.arange(64) // 4 % 2)), kind in DRAWN)
+    result = sound(
+        analysed(net(conv), source=source_of(images(64, channels), torch.arange(64) // 4 % 2)), kind in DRAWN
+    )
     d = conv.weight[0].numel() * conv.groups
     assert len(result.curves["variance"]) == len(result.curves["energy"]) == d
     if conv.groups > 1:
@@ -276,7 +278,9 @@ def test_replicas_tell_consistency(init):
     assert "consistency" in result.figures()
 
 
-@pytest.mark.parametrize(("kinds", "keys"), [(("permuted",), {"labels"}), (("true",), {"seeds"}), (("random",), {"labels"})])
+@pytest.mark.parametrize(
+    ("kinds", "keys"), [(("permuted",), {"labels"}), (("true",), {"seeds"}), (("random",), {"labels"})]
+)
 def test_replicas_of_one_kind(kinds, keys):
     replicas = [replica(f"run {i}", kind, 20 + i) for i, kind in enumerate(kinds)]
     result = sound(analysed(net(), replicas=replicas))

@@ -30,7 +30,8 @@ def figures(result: FirstLayerResult) -> dict[str, Figure]:
     if "lag" in result.curves:
         found["whitening"] = _whitening(result)
     if "label_first" in result.curves:
-        found["labels"] = _labels(result)
+        found["labels"] = _labels(result, "label_first", "average")
+        found["labels, contrast"] = _labels(result, "label_second", "contrast")
     if len(result.consistency_names):
         found["consistency"] = _consistency(result)
     if "average_patch_ratio" in result.curves:
@@ -46,7 +47,8 @@ def data_figures(result: DataResult) -> dict[str, Figure]:
         "principal patches": _patches(result),
     }
     if "label_first" in result.curves:
-        found["labels"] = _labels(result)
+        found["labels"] = _labels(result, "label_first", "average")
+        found["labels, contrast"] = _labels(result, "label_second", "contrast")
     if "lag" in result.curves:
         found["pixels"] = _pixels(result)
     if "average_patch_ratio" in result.curves:
@@ -142,7 +144,7 @@ def _fits(result: FirstLayerResult) -> Chart:
         caption="How well the formula and curves that know nothing of training follow the energy profile; grey: random "
         "filters fitted alike, or unrelated profiles on the unseen half.",
         alt="; ".join(f"{name}: {rounded(number.value, 2)}" for name, number in rows.items()) + ".",
-        how_to_read="Dots: correlation; lines: one standard error over folds of images. The formula says something "
+        how_to_read="Dots: correlation; lines: two standard errors each way. The formula says something "
         "only where its dot lies right of the plain curves' dots.",
     )
 
@@ -193,21 +195,16 @@ def _whitening(result: FirstLayerResult) -> Chart:
     )
 
 
-def _labels(result: PatchResult) -> Chart:
-    c = result.curves
+def _labels(result: PatchResult, key: str, what: str) -> Chart:
     return lines(
-        [
-            Curve(c["label_first"], "average of patches"),
-            Curve(c["label_second"], "contrast of patches", "theory"),
-        ],
-        band=Band(np.zeros_like(c["label_first"]) + 1e-2, c["label_first_high"], "permuted labels"),
+        [Curve(result.curves[key], f"{what} of patches")],
+        band=Band(np.full_like(result.curves[key], 1e-2), result.curves[f"{key}_high"], "permuted labels"),
         xlabel=COMPONENT,
         ylabel="F ratio between classes",
         ylog=True,
-        caption="How well average and contrast of an image's patches along each component tell its label; grey: "
-        "permuted labels.",
-        alt=f"F ratios reach {rounded(result.numbers['label_first'].value)} for averages and "
-        f"{rounded(result.numbers['label_second'].value)} for contrasts; permuted labels give about 1.",
+        caption=f"How well the {what} of an image's patches along each component tells its label; "
+        "grey: permuted labels.",
+        alt=f"F ratios reach {rounded(result.numbers[key].value)}; permuted labels give about 1.",
         how_to_read="1 is what labels without information give. High values warn that the first layer may depend on "
         "the labels.",
     )

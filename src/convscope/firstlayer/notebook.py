@@ -195,6 +195,7 @@ def label_dependence(book: Notebook, tau: float) -> None:
         "label_first": first.f,
         "label_second": second.f,
         "label_first_high": torch.quantile(null, 0.975, dim=0),
+        "label_second_high": torch.quantile(null_second, 0.975, dim=0),
     }
     whole = linear_dependence(e.moments, tau)
     book.put("label_index", lambda m: linear_dependence(m, tau, draws=2).index, whole.chance, "uninformative labels")
