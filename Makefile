@@ -9,7 +9,7 @@ report: $(VENV)/ready
 	$(BIN)/convscope report -o report.html
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # one thread each: two workers fill two cores
 
 slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow

@@ -10,7 +10,7 @@ from convscope.core.passes import Pass
 from convscope.firstlayer.theory import FirstLayer
 
 
-def images(n=96, channels=3, side=12, seed=0):
+def images(n=48, channels=3, side=12, seed=0):
     """Returns images whose neighbouring pixels are alike, of about unit variance."""
     g = torch.Generator().manual_seed(seed)
     rough = torch.randn(n, channels, side + 4, side + 4, generator=g)
@@ -38,7 +38,7 @@ def source_of(x, labels=None):
 def analysed(module, *, source=None, labels=None, init=None, twin=True, layer=None, replicas=(), batch_size=64):
     """Returns the first-layer result of a network, beside its initial weights or a freshly drawn twin."""
     if source is None:
-        source = source_of(images(), None if labels is None else torch.arange(96) // 4 % labels)
+        source = source_of(images(), None if labels is None else torch.arange(48) // 4 % labels)
     p = Pass(source, {"model": Network("net", module)}, batch_size=batch_size)
     if init is not None:
         p.networks["init"] = Network("start", init)

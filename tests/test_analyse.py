@@ -74,7 +74,7 @@ def test_a_generator_is_read_once(made):
 
 @pytest.mark.parametrize("model", [None, "resnet18", 3, pooled, nn.Conv2d])
 def test_what_is_no_module_is_a_type_error(model):
-    with pytest.raises(TypeError, match="torch.nn.Module"):
+    with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
         report(model, X)
 
 

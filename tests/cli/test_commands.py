@@ -84,7 +84,7 @@ def saved(go):
 
 
 def skipped(data):
-    return {what: reason for what, reason in data["results"][0]["skipped"]}
+    return dict(data["results"][0]["skipped"])
 
 
 def apart(*words, cwd, **kwargs):
@@ -346,7 +346,7 @@ def test_ctrl_c_keeps_what_was_read_and_resume_completes(home, tmp_path, monkeyp
         time.sleep(0.02)
     assert trace.stat().st_size >= 5
     child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=120)
+    _, err = child.communicate(timeout=120)
     assert child.returncode == 3, err
     assert "Traceback" not in err
     assert "--resume" in err
@@ -358,7 +358,7 @@ def test_ctrl_c_keeps_what_was_read_and_resume_completes(home, tmp_path, monkeyp
 
     monkeypatch.delenv("PAUSE")
     child = run("out.html", "--resume")
-    out, err = child.communicate(timeout=300)
+    _, err = child.communicate(timeout=300)
     assert child.returncode == 0, err
     assert not (tmp_path / "out.checkpoint").exists()
     resumed, plain = (json.loads((tmp_path / name).read_text()) for name in ("out.json", "whole.json"))

@@ -106,7 +106,7 @@ def test_a_broken_network_is_named():
     module = net()
     with torch.no_grad():
         module[0].weight.fill_(math.nan)
-    with pytest.raises(ConvscopeError, match="^broken: .*NaN"):
+    with pytest.raises(ConvscopeError, match=r"^broken: .*NaN"):
         profiles({"good": net(), "broken": module})
 
 

@@ -27,7 +27,7 @@ def told_of(source, conv=None):
 
 
 def test_every_number_is_there():
-    result = told_of(source_of(images(), torch.arange(96) // 4 % 3))
+    result = told_of(source_of(images(), torch.arange(48) // 4 % 3))
     assert set(result.numbers) == {
         "leading_share", "dimension", "peak", "response_raw", "response_perfect", "label_first", "label_second",
         "label_index",
@@ -36,7 +36,8 @@ def test_every_number_is_there():
     assert not result.skipped
     assert result.layers() == {}
     assert list(result.figures()) == [
-        "predicted profiles", "spectrum", "principal patches", "labels", "labels, contrast", "pixels", "average patches",
+        "predicted profiles", "spectrum", "principal patches", "labels", "labels, contrast", "pixels",
+        "average patches",
     ]  # fmt: skip
     assert len(result.findings()) == 4
 
@@ -50,10 +51,8 @@ def test_numbers_are_those_of_the_covariance():
     assert result.numbers["dimension"].value == pytest.approx(
         float(values.sum() ** 2 / values.square().sum()), rel=1e-9
     )
-    flat = x.double().flatten(2) - patches.view(-1, 3, 4).mean((0, 2))[None, :, None]
-    assert result.curves["response_raw"][0] == 1.0
+    assert result.curves["response_raw"][0] == pytest.approx(1.0)
     assert 0 < result.curves["response_raw"][1] < 1
-    assert flat.shape[0] == 40
 
 
 def test_unlabelled_images():
@@ -63,7 +62,7 @@ def test_unlabelled_images():
 
 
 def test_labels_that_shift_the_images_are_told():
-    labels = torch.arange(96) // 4 % 2
+    labels = torch.arange(48) // 4 % 2
     shifted = images() + labels.view(-1, 1, 1, 1) * 2.0
     text = told_of(source_of(shifted, labels)).findings()[-1].text
     assert "tells its label" in text or "tell its label" in text
@@ -71,7 +70,7 @@ def test_labels_that_shift_the_images_are_told():
 
 
 def test_labels_without_information_are_told():
-    labels = torch.randint(0, 2, (96,), generator=torch.Generator().manual_seed(4))
+    labels = torch.randint(0, 2, (48,), generator=torch.Generator().manual_seed(4))
     text = told_of(ArraySource(images(), labels)).findings()[-1].text
     assert "not" in text
     assert "may depend" not in text
@@ -80,7 +79,7 @@ def test_labels_without_information_are_told():
 def test_patches_of_one_entry_have_no_spectrum_to_speak_of():
     result = told_of(source_of(images(40, 1)), nn.Conv2d(1, 1, 1))
     assert not any("directions" in f.text for f in result.findings())
-    assert result.numbers["leading_share"].value == 1.0
+    assert result.numbers["leading_share"].value == pytest.approx(1.0)
 
 
 def test_the_strongest_direction_may_be_the_predicted_one():

@@ -99,7 +99,7 @@ def test_calibration_leaves_all_but_statistics(training):
     rng = torch.get_rng_state()
     calibrate_(Network("net", module), images(8))
     assert [m.training for m in module.modules()] == modes
-    assert module[0][1].momentum == 0.3
+    assert module[0][1].momentum == pytest.approx(0.3)
     assert equal({n: p.detach() for n, p in module.named_parameters()}, {n: p.detach() for n, p in parameters.items()})
     assert all(p.grad is None for p in module.parameters())
     assert torch.equal(torch.get_rng_state(), rng)
@@ -111,7 +111,7 @@ def test_a_failure_leaves_modes_and_momenta():
     with pytest.raises(RuntimeError):
         calibrate_(Network("net", module), images(8))
     assert all(m.training for m in module.modules())
-    assert module[0][1].momentum == 0.3
+    assert module[0][1].momentum == pytest.approx(0.3)
 
 
 def test_nothing_to_calibrate():

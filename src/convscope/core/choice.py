@@ -14,12 +14,12 @@ from convscope.core.strips import row_classes, strip_length
 # over kernels 3 ... 16, strides 1 ... 16, 32 and 224 pixels, 3 channels, one thread of a Xeon of 2.5 GHz with AVX-512:
 # benchmarks/patch_moments.py --grid prints this table for another machine.
 COSTS: dict[tuple[str, int], tuple[float, ...]] = {
-    ("unfold", 4): (4.3, 0.0134, 10.5, 6e5),
-    ("strips", 4): (0.7, 2.6, 0, 0.1, 3, 21, 8e5),
-    ("fft", 4): (0, 5.0, 1.5, 0.03, 0, 60, 1.1e6),
-    ("unfold", 8): (6.57, 0.029, 11.3, 5.77e5),
-    ("strips", 8): (6.85, 4.15, 0, 0.229, 0.444, 21.1, 8.04e5),
-    ("fft", 8): (0, 15.3, 0.611, 0.0383, 0, 54.8, 7.91e5),
+    ("unfold", 4): (4.5, 0.0133, 11.8, 4.32e5),
+    ("strips", 4): (2.64, 2.01, 0, 0, 27.3, 20.1, 8.67e5),
+    ("fft", 4): (0, 5.98, 0, 0.0289, 0, 61.7, 1.72e6),
+    ("unfold", 8): (6.19, 0.0321, 8.46, 5.7e5),
+    ("strips", 8): (2.93, 4.34, 0, 0, 31.6, 15.7, 1.16e6),
+    ("fft", 8): (0, 12.5, 1.15, 0.0215, 34.9, 0, 1.75e6),
 }
 
 
@@ -49,8 +49,8 @@ def work(method: str, geometry: ConvGeometry, height: int, width: int, images: f
             taken,
             taken * classes,
             taken * classes * f,
-            strips * border * pixels**2,
-            border * columns.kernel**2 * length,
+            images * columns.positions * border * (columns.kernel + 3) ** 2,
+            border * columns.kernel**2,
             g * d * d,
             1.0,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -17,8 +18,10 @@ from convscope.core.strips import StripProducts
 
 Method = Literal["auto", "unfold", "strips", "fft"]
 
+# Small enough for a processor's cache and for memory to be reused; a bound on each tensor, and about that on all.
 CHUNK_BYTES = 16 * 2**20
 _CALL = 4e5  # nanoseconds that a call for one more set of folds costs, whatever its size
+_FLOAT32_TERMS = 8192
 MAX_IMAGES = 64  # of one fold in a product: more would lose small eigenvalues in float32
 
 
@@ -35,6 +38,10 @@ class PatchProducts(Protocol):
 
     def bytes_per_image(self, element_size: int) -> int:
         """Returns the memory that the intermediate tensors of one image take, in bytes."""
+        ...
+
+    def bytes_per_fold(self) -> int:
+        """Returns the memory that the products of one fold take, however many images it has, in bytes."""
         ...
 
     def __call__(self, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
@@ -81,6 +88,10 @@ class UnfoldProducts:
         """Returns the size of the patches of one image."""
         return self.bytes_per_row(element_size) * self.rows
 
+    def bytes_per_fold(self) -> int:
+        """Returns the size of the products, in float64."""
+        return 8 * self.geometry.groups * self.geometry.patch_dim**2
+
     def __call__(self, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
         """Returns the average patches, then the sum of p_a p_b^T, float64 [g, d, d] (see ``PatchProducts``)."""
         share = len(a) * a.shape[1] // self.geometry.groups
@@ -89,8 +100,11 @@ class UnfoldProducts:
         for top in range(0, self.rows, height):
             p = self._patches(a, top, min(height, self.rows - top))
             q = p if b is a else self._patches(b, top, min(height, self.rows - top))
-            product = exact(p @ q.mT)
-            total = product if total is None else total.add_(product)
+            # Long float32 sums lose digits; in float64 one product is as good.
+            step = _FLOAT32_TERMS if p.dtype == torch.float32 else p.shape[2]
+            for left, right in zip(p.split(step, 2), q.split(step, 2), strict=True):
+                product = exact(left @ right.mT)
+                total = product if total is None else total.add_(product)
             averages.append([exact(t.unflatten(2, (len(a), -1)).sum(-1)) for t in ((p,) if b is a else (p, q))])
         assert total is not None
         means = [sum(parts).permute(2, 0, 1) / (self.rows * self.columns) for parts in zip(*averages, strict=True)]
@@ -122,13 +136,15 @@ class Plan:
         size: height and width of the padded images, which the positions fill exactly.
         positions: number of positions.
         chunk: number of images at a time: at least 1, and no more than fit ``CHUNK_BYTES``, their copies included.
-        nanoseconds: expected, for one image.
+        folds: number of folds side by side: at least 1, and no more than have products that fit ``CHUNK_BYTES``.
+        nanoseconds: expected, for one image more.
     """
 
     products: PatchProducts
     size: tuple[int, int]
     positions: int
     chunk: int
+    folds: int
     nanoseconds: float
 
     @classmethod
@@ -151,38 +167,45 @@ class Plan:
             dtype: of the arithmetic.
             images: about how many images a fold has.
         """
+        kinds: dict[str, Callable[..., PatchProducts]]
+        kinds = {"unfold": UnfoldProducts, "strips": StripProducts, "fft": SpectralProducts}
+        costs = expected(geometry, *size, dtype.itemsize, images)
         if method == "fft" and geometry.stride != (1, 1):
             method = "strips"
-        costs = expected(geometry, *size, dtype.itemsize, images)
-        method = min(costs, key=costs.__getitem__) if method == "auto" else method
-        kinds: dict[str, type[PatchProducts]]
-        kinds = {"unfold": UnfoldProducts, "strips": StripProducts, "fft": SpectralProducts}
-        products = kinds[method](geometry, *size, symmetric=not two)
+        for choice in sorted(costs, key=costs.__getitem__) if method == "auto" else [method]:
+            products = kinds[choice](geometry, *size, symmetric=not two)
+            # With many channels the products of strips take far more memory than those of patches.
+            if choice in {method, "unfold"} or products.bytes_per_fold() <= CHUNK_BYTES:
+                break
         rows, columns = geometry.positions(*size)
         copies = 2 * geometry.channels * math.prod(products.canvas) * dtype.itemsize
         chunk = max(CHUNK_BYTES // (products.bytes_per_image(dtype.itemsize) + copies), 1)
-        return cls(products, size, rows * columns, chunk, costs[method] / images)
+        folds = max(CHUNK_BYTES // products.bytes_per_fold(), 1)
+        fixed = expected(geometry, *size, dtype.itemsize, 0)[choice]
+        return cls(products, size, rows * columns, chunk, folds, (costs[choice] - fixed) / images)
 
 
-def alike(fold: Tensor, chunk: int, nanoseconds: float) -> list[tuple[Tensor, Tensor]]:
+def alike(fold: Tensor, plans: Collection[Plan]) -> list[tuple[Tensor, Tensor]]:
     """Returns sets of folds of similar size, which are multiplied side by side: few calls, not many.
 
     Args:
         fold: int64 [n], the fold of each image.
-        chunk: how many images a set of several folds may have.
-        nanoseconds: expected for one image.
+        plans: what is done with the images.
 
     Returns:
         For each set, its folds, int64 [f], and their images, int64 [m, f], filled up with -1 where that costs less
         than a call of its own.
     """
-    order = fold.argsort(stable=True).split((sizes := fold.unique(return_counts=True))[1].tolist())
-    found, counts = sizes
+    chunk, side = min(p.chunk for p in plans), min(p.folds for p in plans)
+    nanoseconds = sum(p.nanoseconds for p in plans)
+    found, counts = fold.unique(return_counts=True)
+    order = fold.argsort(stable=True).split(counts.tolist())
     sets: list[list[int]] = []
     for k in counts.argsort().tolist():
         size = len(order[k])
         filler = len(sets[-1]) * (size - len(order[sets[-1][-1]])) if sets else 0
-        if sets and filler * nanoseconds <= _CALL and size * (len(sets[-1]) + 1) <= chunk:
+        fits = sets and len(sets[-1]) < side and size * (len(sets[-1]) + 1) <= chunk
+        if fits and filler * nanoseconds <= _CALL:
             sets[-1].append(k)
         else:
             sets.append([k])

@@ -125,7 +125,7 @@ class Delivery:
                         x = call.input if isinstance(slot.stream, Input) else call.output
                         self._update(slot, x.detach(), batch)
                 if backwards and call.output.requires_grad:
-                    call.output.register_hook(lambda gradient: arrived(call.name, gradient))  # type: ignore[no-untyped-call]
+                    call.output.register_hook(lambda gradient: arrived(call.name, gradient))
             if seen == end:
                 raise Enough
 

@@ -57,18 +57,24 @@ class Kept:
         self._offer(x.detach().cpu(), labels.cpu(), batch.index.cpu())
 
     def _offer(self, x: Tensor, labels: Tensor, index: Tensor) -> None:
+        if not len(index):
+            return
+        if self.x is not None and x.shape[1:] != self.x.shape[1:]:
+            raise ConvscopeError(
+                f"images of different sizes ({_size(x)} and {_size(self.x)}) cannot be kept side by side: "
+                "resize them to one"
+            )
+        room = min(self.k, max(1, self.max_bytes // max(1, x[0].numel() * x.element_size())))
         if self.x is not None:
-            if x.shape[1:] != self.x.shape[1:]:
-                raise ConvscopeError(
-                    f"images of different sizes ({_size(x)} and {_size(self.x)}) cannot be kept side by side: "
-                    "resize them to one"
-                )
+            if len(self.index) >= room:
+                # Most images of a long run do not get in; the kept ones need not be moved for them.
+                better = mix(5, index) < mix(5, self.index).max()
+                x, labels, index = x[better], labels[better], index[better]
+                if not len(index):
+                    return
             x = torch.cat([self.x, x])
             labels = torch.cat([self.labels, labels])
             index = torch.cat([self.index, index])
-        if not len(index):
-            return
-        room = min(self.k, max(1, self.max_bytes // max(1, x[0].numel() * x.element_size())))
         best = torch.argsort(mix(5, index), stable=True)[:room]
         best = best[torch.argsort(index[best], stable=True)]
         self.x, self.labels, self.index = x[best], labels[best], index[best]

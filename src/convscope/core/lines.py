@@ -14,6 +14,8 @@ from torch import Tensor
 
 from convscope.core.geometry import ConvGeometry
 
+_STRIP = 4  # positions; lines at a border are few, so that longer strips cost more than they save
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -79,26 +81,32 @@ def axes(geometry: ConvGeometry, height: int, width: int) -> tuple[Axis, Axis]:
     return Axis(q, sy, dy, rows), Axis(r, sx, dx, columns)
 
 
-def line_products(x: Tensor, y: Tensor, left: Axis, right: Axis, length: int) -> Tensor:
+def line_products(x: Tensor, y: Tensor, left: Axis, right: Axis) -> Tensor:
     """Returns the products of all pairs of lines, summed over positions along the lines and over images.
 
     Args:
         x: [n, g, c, l, w], l lines of pixels.
         y: [n, g, c, l, w'].
         left: the kernel along w.
-        right: the kernel along w', with the same number of positions.
-        length: L, positions in a strip; pixels that are evenly spaced on the right must be so on the left.
+        right: the kernel along w', with the same number of positions; where pixels are evenly spaced for it, they must
+            be so for ``left``.
 
     Returns:
         float64 [g, c, l, r, c, l, r'] on the CPU; entry (c, a, j, c', a', j') is the sum over positions b of
         x[c, a, b + j] y[c', a', b + j'], offsets and positions in units of dilation and stride.
     """
     total = torch.zeros((), dtype=torch.float64)
-    for start, here, count in right.segments(length):
+    for start, here, count in right.segments(_STRIP):
         p = _line_strips(x, left, start, here, count)
         s = p if y is x and right == left else _line_strips(y, right, start, here, count)
         total = total + diagonals(p.mT @ s, left, right, here, lines=x.shape[3])
     return total
+
+
+def line_entries(channels: int, border: int, axis: Axis) -> int:
+    """Returns the number of products of strips that ``line_products`` makes for the lines at both borders."""
+    pixels = max(strip_pixels(axis, length)[0] for _, length, _ in axis.segments(_STRIP))
+    return 2 * (channels * border * pixels) ** 2
 
 
 def _line_strips(x: Tensor, axis: Axis, start: int, length: int, count: int) -> Tensor:
@@ -127,7 +135,7 @@ def diagonals(products: Tensor, left: Axis, right: Axis, length: int, lines: int
     Returns:
         float64 [..., c, l, r, c, l, r'] on the CPU.
     """
-    products = products.cpu().double().contiguous()
+    products = products.cpu().contiguous()
     f, f2 = products.shape[-2:]
     (pixels, step), (pixels2, step2) = strip_pixels(left, length), strip_pixels(right, length)
     hop = left.stride // step * f2 + right.stride // step2 if length > 1 else 0
@@ -139,7 +147,7 @@ def diagonals(products: Tensor, left: Axis, right: Axis, length: int, lines: int
     )
     flat = products.flatten(0, -3)
     view = flat.as_strided((len(flat), *size, length), (f * f2, *strides, hop))
-    return view.sum(-1).unflatten(0, products.shape[:-2])
+    return view.sum(-1).double().unflatten(0, products.shape[:-2])
 
 
 def both_ends(images: Tensor, rows: Axis) -> Tensor:

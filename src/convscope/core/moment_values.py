@@ -113,7 +113,8 @@ class PatchMoments:
             raise ValueError(f"lag {(dy, dx)} was not requested; there are {list(self.lags)}")
         if (dy, dx) not in self.lagged:
             raise ConvscopeError(
-                f"no image holds two patches {dy} rows and {dx} columns apart: ask for a shorter lag or hand in larger images"
+                f"no image holds two patches {dy} rows and {dx} columns apart: "
+                "ask for a shorter lag or hand in larger images"
             )
         lag = self.lagged[dy, dx]
         return _centred(lag.second_moment, lag.mean, lag.shifted_mean, self.mean)

@@ -21,7 +21,10 @@ class PatchMomentsAccumulator(Sums[PatchMoments]):
 
     Arithmetic follows ``dtype``; sums across images are float64 always, and in float32 products run over at most
     64 images before they are added in float64. The state does not depend on the method, so methods may alternate.
-    Peak extra memory is that of ``convscope.core.correlation.patch_products`` and one padded copy of the batch.
+    Peak extra memory: the images multiplied at a time, their padded copies and their patches, strips or spectra take
+    at most ``convscope.core.correlation.CHUNK_BYTES`` (16 MiB; one image's spectra or strips where they are larger;
+    patches of one image are formed a few rows at a time), and so do the products of folds side by side (one fold's
+    d x d matrices where they are larger); beyond that a batch's sums, as large as the state, until they are added.
 
     Args:
         geometry: of the convolution.
@@ -91,7 +94,7 @@ class PatchMomentsAccumulator(Sums[PatchMoments]):
         rows, columns = _positions(x, geometry)
         labels = None if self.classes is None else _labels(batch, self.classes)
         dtype = _arithmetic(x.dtype, self.dtype)
-        shift = _shift(x[0].to(dtype))
+        shift = _shift(x[0].to(dtype), geometry) if dtype == torch.float32 else None
         height, width = geometry.covered(rows, columns)
         sizes = {
             (dy, dx): (height - abs(dy), width - abs(dx))
@@ -105,7 +108,7 @@ class PatchMomentsAccumulator(Sums[PatchMoments]):
         chunk = min(p.chunk for p in plan.values())
         # Everything is computed before anything is added, so that an error leaves no batch half added.
         terms = []
-        for members, table in alike(fold, chunk, sum(p.nanoseconds for p in plan.values())):
+        for members, table in alike(fold, plan.values()):
             sums = self._sums(x, table, dtype, shift, plan, labels, chunk)
             squares = sums["second"].diagonal(dim1=-2, dim2=-1)  # no other product is larger
             if not (sums["first"].isfinite().all() and squares.isfinite().all()):
@@ -154,7 +157,7 @@ class PatchMomentsAccumulator(Sums[PatchMoments]):
                 second = _unshifted(second, first[0], first[-1], pairs, wide)
                 first = first + pairs[:, None, None] * wide
             name = _name(dy, dx)
-            sums |= {name + "count": pairs, name + "first": first.transpose(0, 1), name + "second": second}
+            sums |= {name + "count": pairs, name + "first": first.transpose(0, 1).contiguous(), name + "second": second}
         average = torch.cat(means[0, 0], 1)[0].unflatten(1, (folds, groups))
         if wide is not None:
             average = average + wide * (table >= 0)[:, :, None, None]
@@ -328,14 +331,20 @@ def _padded(x: Tensor, geometry: ConvGeometry) -> Tensor:
         ) from error
 
 
-def _shift(image: Tensor) -> Tensor | None:
-    """Returns a constant for each channel, float64 [c], that is taken off all pixels; None where that is no use.
+def _shift(image: Tensor, geometry: ConvGeometry) -> Tensor | None:
+    """Returns a constant for each channel, float64 [c], that is taken off all pixels; None where that is of no use.
 
-    Products of pixels far from zero would cancel when they are centred. With p = p' + shift for every entry of
-    every patch (entries in the padding too), the sums of p follow exactly from those of p'.
+    Products of pixels far from zero would cancel when they are centred, more than float32 can bear. With
+    p = p' + shift for every entry of every patch (entries in the padding too), the sums of p follow exactly from
+    those of p'. Wide margins of zeros would become wide margins of a constant, whose long float32 sums are all
+    rounded to one side.
     """
+    height, width = image.shape[1:]
+    top, bottom, left, right = geometry.padding if geometry.padding_mode == "zeros" else (0, 0, 0, 0)
+    if 4 * height * width < 3 * (height + top + bottom) * (width + left + right):
+        return None
     mean, variance = image.mean((1, 2)), image.var((1, 2), correction=0)
-    return exact(mean) if bool((mean.square() > 4 * variance).any()) else None
+    return exact(mean) if bool((4 * mean.square() > variance).any()) else None
 
 
 def _per_entry(shift: Tensor, geometry: ConvGeometry) -> Tensor:

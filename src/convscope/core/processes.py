@@ -55,7 +55,7 @@ def gather(thing: Any) -> list[Any]:
     return box
 
 
-def reduce_(accumulator: Accumulator | Folded, make: Callable[[], Accumulator]) -> None:
+def reduce_(accumulator: Accumulator | Folded, make: Callable[[], Any]) -> None:
     """Makes the accumulator of every process hold what all of them have seen, in place.
 
     Sums are added by one all-reduce each, also where a process has seen no image and holds none of them yet;

@@ -15,9 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convscope.core.geometry import ConvGeometry
-from convscope.core.lines import Axis, axes, both_ends, box_means, line_products, without_borders
-
-_BORDER_STRIP = 4  # positions; the lines at the border are few, so that long strips cost more than they save
+from convscope.core.lines import Axis, axes, both_ends, box_means, line_entries, line_products, without_borders
 
 
 class SpectralProducts:
@@ -40,6 +38,11 @@ class SpectralProducts:
         """Returns the size of one image's spectrum, its product with one channel, and as much for the sum."""
         spectrum = self.geometry.channels * self.canvas[0] * self.canvas[1] * element_size
         return 3 * spectrum * (1 if self.symmetric else 2)
+
+    def bytes_per_fold(self) -> int:
+        """Returns the size of the products of the border's columns, in float64; those of its rows are smaller."""
+        c, g = self.geometry.channels // self.geometry.groups, self.geometry.groups
+        return 8 * g * max(line_entries(c, self.columns.border, self.rows), self.geometry.patch_dim**2)
 
     def __call__(self, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
         """Returns the average patches, and the sums over all pixels, over the border's rows, and over its columns.
@@ -93,14 +96,14 @@ class SpectralProducts:
         width = a.shape[-1]
         pixel = Axis(1, 1, 1, width)
         distances = Axis(2 * self.columns.kernel - 1, 1, self.columns.dilation, width)
-        return line_products(ends, others, pixel, distances, _BORDER_STRIP)[:, :, :, 0].unflatten(0, (-1, 2))
+        return line_products(ends, others, pixel, distances)[:, :, :, 0].unflatten(0, (-1, 2))
 
     def _side(self, a: Tensor, b: Tensor) -> Tensor:
         if not self.columns.border:
             return torch.zeros(a.shape[1], 0)
         ends = both_ends(a.transpose(-1, -2), self.columns)
         others = ends if b is a else both_ends(b.transpose(-1, -2), self.columns)
-        return line_products(ends, others, self.rows, self.rows, _BORDER_STRIP).unflatten(0, (-1, 2))
+        return line_products(ends, others, self.rows, self.rows).unflatten(0, (-1, 2))
 
     def assemble(self, full: Tensor, top: Tensor, side: Tensor) -> Tensor:
         """Returns the sums of p_a p_b^T, float64 [g, d, d], from the sums that calls returned, added up."""

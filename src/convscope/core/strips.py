@@ -19,6 +19,7 @@ from convscope.core.lines import (
     both_ends,
     box_means,
     diagonals,
+    line_entries,
     line_products,
     strip_pixels,
     without_borders,
@@ -48,6 +49,12 @@ class StripProducts:
         phases = len({phase for phase, _, _ in self.classes})
         rows = (self.rows.size + self.rows.stride - 1) // self.rows.stride * phases
         return self.geometry.channels * rows * pixels * element_size * (1 if self.symmetric else 2)
+
+    def bytes_per_fold(self) -> int:
+        """Returns the size of the products of strips and of the border's rows, in float64."""
+        c, g = self.geometry.channels // self.geometry.groups, self.geometry.groups
+        strips = len(self.classes) * (c * strip_pixels(self.columns, self.length)[0]) ** 2
+        return 8 * g * max(strips, line_entries(c, self.rows.border, self.columns))
 
     def __call__(self, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
         """Returns the average patches, the sums over all rows, and those over the rows at the border if there are any.
@@ -81,7 +88,7 @@ class StripProducts:
             return *means, full
         ends = both_ends(a, self.rows)
         others = ends if b is a else both_ends(b, self.rows)
-        return *means, full, line_products(ends, others, self.columns, self.columns, self.length).unflatten(0, (-1, 2))
+        return *means, full, line_products(ends, others, self.columns, self.columns).unflatten(0, (-1, 2))
 
     def _phases(self, images: Tensor, start: int, length: int, count: int) -> dict[int, Tensor]:
         """Returns, for each phase of the rows, the strips [g, row, n * strips, c * pixels]."""
@@ -107,7 +114,7 @@ class StripProducts:
             border = border.permute(0, 1, 3, 6, 2, 4, 5, 7)
         table = without_borders(full[:, self.index], border, self.rows)  # [g, q, q, c, r, c, r]
         if self.symmetric:
-            i, j = torch.tril_indices(*self.index.shape, -1)
+            i, j = torch.tril_indices(self.index.shape[0], self.index.shape[1], offset=-1)
             table[:, i, j] = table[:, j, i].permute(0, 1, 4, 5, 2, 3)
         d = self.geometry.patch_dim
         return table.permute(0, 3, 1, 4, 5, 2, 6).reshape(-1, d, d)

@@ -148,7 +148,9 @@ def fit_energy_profile(
         limits += pearson(curves[[0, -1]], energies).tolist()
     nulls = {"permuted components": fitted_null(permuted_profiles(energies), curves)}
     if isinstance(profile, EnergyProfile):
-        nulls["random filters"] = fitted_null(random_profiles(profile.filters, len(energies)), curves)
+        nulls["random filters"] = fitted_null(
+            random_profiles(profile.filters // moments.geometry.groups, len(energies)), curves
+        )
     ratio = energies**2 / curve[keep] ** 2
     return ProfileFit(
         tau=tau,

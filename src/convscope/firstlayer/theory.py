@@ -24,8 +24,8 @@ from convscope.firstlayer.conclude import Evidence, conclude
 from convscope.firstlayer.result import FirstLayerResult
 from convscope.firstlayer.signal import Signal, SignalAutocorrelation
 
-LAGS = (1, 2, 3, 5, 7, 10, 15, 20)  # pixels; the paper's whitening figure looks at 10
-PAIR_IMAGES = (64, 500)  # at least and at most, for the correlations between places
+LAGS = (1, 2, 3, 5, 10, 20)  # pixels; the paper's whitening figure looks at 10
+PAIR_IMAGES = (32, 500)  # at least and at most, for the correlations between places
 PAIR_ENTRIES = 15_000_000  # patch entries that are enough for them
 SIGNAL_IMAGES = (16, 256)  # at least and at most, for the back-propagated signal
 SIGNAL_ENTRIES = 25_000_000  # gradient entries that are enough for its autocorrelation
