@@ -178,22 +178,24 @@ class PatchMomentsAccumulator(Sums[PatchMoments]):
 
         Zeros may follow below and to the right, as ``p.products.canvas`` has it; so may pixels that no position visits.
         """
-        slots = where.flatten()
-        images = x[slots.clamp(min=0).to(x.device)].to(dtype)
+        slots, geometry = where.flatten(), self.geometry
         height, width = p.size
-        if any(self.geometry.padding) and self.geometry.padding_mode == "zeros":
-            top, _, left, _ = self.geometry.padding
-            inner = images[:, :, : height - top, : width - left]
-            images = images.new_zeros(*images.shape[:2], *p.products.canvas)
-            images[:, :, top : top + inner.shape[2], left : left + inner.shape[3]] = inner
+        if any(geometry.padding) and geometry.padding_mode == "zeros":
+            top, _, left, _ = geometry.padding
+            inner = x[:, :, : height - top, : width - left]
+            images = x.new_zeros(len(slots), x.shape[1], *p.products.canvas, dtype=dtype)
+            place = images[:, :, top : top + inner.shape[2], left : left + inner.shape[3]]
+            for slot, image in enumerate(slots.tolist()):
+                if image >= 0:
+                    place[slot] = inner[image]
         else:
-            images = _padded(images, self.geometry)
+            images = _padded(x[slots.clamp(min=0).to(x.device)].to(dtype), geometry)
         if shift is not None:
             images[:, :, :height, :width] -= shift.to(images)[:, None, None]
         empty = (slots < 0).nonzero().flatten().to(x.device)
         if len(empty):
             images[empty] = 0
-        return images.unflatten(0, where.shape).unflatten(2, (self.geometry.groups, -1)).flatten(1, 2)
+        return images.unflatten(0, where.shape).unflatten(2, (geometry.groups, -1)).flatten(1, 2)
 
     def compute(self) -> PatchMoments:
         """Returns the moments of all images seen; a lag that no image was large enough for is left out of ``lagged``.

@@ -73,12 +73,12 @@ class StripProducts:
         means = (left, left if b is a else box_means(b, self.rows, self.columns))
         full = torch.zeros((), dtype=torch.float64)
         for start, length, count in self.columns.segments(self.length):
-            left = self._phases(a, start, length, count)
-            right = left if b is a else self._phases(b, start, length, count)
-            g, _, _, f = left[0].shape
+            here = self._phases(a, start, length, count)
+            there = here if b is a else self._phases(b, start, length, count)
+            g, _, _, f = here[0].shape
             products = a.new_empty(len(self.classes), g, f, f)
             for out, (phase, other, distance) in zip(products, self.classes, strict=True):
-                p, s = left[phase], right[other]
+                p, s = here[phase], there[other]
                 low, high = max(0, -distance), min(p.shape[1], s.shape[1] - distance)
                 p, s = p[:, low:high].flatten(1, 2), s[:, low + distance : high + distance].flatten(1, 2)
                 torch.bmm(p.mT, s, out=out)
