@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -167,13 +167,13 @@ class Plan:
             dtype: of the arithmetic.
             images: about how many images a fold has.
         """
-        kinds: dict[str, Callable[..., PatchProducts]]
+        kinds: dict[str, Callable[..., Any]]
         kinds = {"unfold": UnfoldProducts, "strips": StripProducts, "fft": SpectralProducts}
         costs = expected(geometry, *size, dtype.itemsize, images)
         if method == "fft" and geometry.stride != (1, 1):
             method = "strips"
         for choice in sorted(costs, key=costs.__getitem__) if method == "auto" else [method]:
-            products = kinds[choice](geometry, *size, symmetric=not two)
+            products: PatchProducts = kinds[choice](geometry, *size, symmetric=not two)
             # With many channels the products of strips take far more memory than those of patches.
             if choice in {method, "unfold"} or products.bytes_per_fold() <= CHUNK_BYTES:
                 break

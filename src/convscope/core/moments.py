@@ -183,8 +183,11 @@ class PatchMomentsAccumulator(Sums[PatchMoments]):
         if any(geometry.padding) and geometry.padding_mode == "zeros":
             top, _, left, _ = geometry.padding
             inner = x[:, :, : height - top, : width - left]
-            images = x.new_zeros(len(slots), x.shape[1], *p.products.canvas, dtype=dtype)
-            place = images[:, :, top : top + inner.shape[2], left : left + inner.shape[3]]
+            bottom, right = top + inner.shape[2], left + inner.shape[3]
+            images = x.new_empty(len(slots), x.shape[1], *p.products.canvas, dtype=dtype)
+            for margin in (images[:, :, :top], images[:, :, bottom:], images[..., :left], images[..., right:]):
+                margin.zero_()
+            place = images[:, :, top:bottom, left:right]
             for slot, image in enumerate(slots.tolist()):
                 if image >= 0:
                     place[slot] = inner[image]

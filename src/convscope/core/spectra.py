@@ -70,6 +70,7 @@ class SpectralProducts:
     def _full(self, a: Tensor, b: Tensor) -> Tensor:
         x = torch.fft.rfft2(a, s=self.canvas)
         y = x if b is a else torch.fft.rfft2(b, s=self.canvas)
+        x = x.conj().resolve_conj()
         g, c = a.shape[1:3]
         vertical = _inverse(self.canvas[0], self.rows, half=False).to(device=a.device, dtype=x.dtype)
         horizontal = _inverse(self.canvas[1], self.columns, half=True).T.contiguous()
@@ -77,9 +78,9 @@ class SpectralProducts:
         for k in range(c):
             start = k if self.symmetric else 0
             # Image by image: one that is multiplied and added at once stays in the processor's cache.
-            power = x[0, :, k, None].conj() * y[0, :, start:]
+            power = x[0, :, k, None] * y[0, :, start:]
             for here, there in zip(x[1:, :, k, None], y[1:, :, start:], strict=True):
-                power.addcmul_(here.conj().resolve_conj(), there)
+                power.addcmul_(here, there)
             out[:, k, start:] = ((vertical @ power).cpu().to(torch.complex128) @ horizontal).real
         if self.symmetric:
             i, j = torch.tril_indices(c, c, -1)
