@@ -2,7 +2,7 @@
 
 from convscope.core.results import Definition
 
-CW = "Chowers & Weiss (ICML 2023)"
+CW = "Chowers & Weiss (ICML 2023, arXiv:2206.02454)"
 
 DEFINITIONS = {
     "formula": Definition(
