@@ -19,8 +19,8 @@ from convscope.core.strips import StripProducts
 Method = Literal["auto", "unfold", "strips", "fft"]
 
 # Small enough for a processor's cache and for memory to be reused; a bound on each tensor, and about that on all.
-CHUNK_BYTES = 16 * 2**20
-_CALL = 4e5  # nanoseconds that a call for one more set of folds costs, whatever its size
+CHUNK_BYTES = 32 * 2**20
+_CALL = 8e5  # nanoseconds that a call for one more set of folds costs, whatever its size
 _FLOAT32_TERMS = 8192
 MAX_IMAGES = 64  # of one fold in a product: more would lose small eigenvalues in float32
 

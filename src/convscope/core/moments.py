@@ -22,7 +22,7 @@ class PatchMomentsAccumulator(Sums[PatchMoments]):
     Arithmetic follows ``dtype``; sums across images are float64 always, and in float32 products run over at most
     64 images before they are added in float64. The state does not depend on the method, so methods may alternate.
     Peak extra memory: the images multiplied at a time, their padded copies and their patches, strips or spectra take
-    at most ``convscope.core.correlation.CHUNK_BYTES`` (16 MiB; one image's spectra or strips where they are larger;
+    at most ``convscope.core.correlation.CHUNK_BYTES`` (32 MiB; one image's spectra or strips where they are larger;
     patches of one image are formed a few rows at a time), and so do the products of folds side by side (one fold's
     d x d matrices where they are larger); beyond that a batch's sums, as large as the state, until they are added.
 
@@ -188,9 +188,8 @@ class PatchMomentsAccumulator(Sums[PatchMoments]):
             for margin in (images[:, :, :top], images[:, :, bottom:], images[..., :left], images[..., right:]):
                 margin.zero_()
             place = images[:, :, top:bottom, left:right]
-            for slot, image in enumerate(slots.tolist()):
-                if image >= 0:
-                    place[slot] = inner[image]
+            for slot, image in enumerate(slots.clamp(min=0).tolist()):
+                place[slot] = inner[image]
         else:
             images = _padded(x[slots.clamp(min=0).to(x.device)].to(dtype), geometry)
         if shift is not None:
