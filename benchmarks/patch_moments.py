@@ -24,11 +24,11 @@ from torch import Tensor
 from convscope.core.accumulate import Folded
 from convscope.core.batches import Batch
 from convscope.core.choice import expected, work
+from convscope.core.correlation import CHUNK_BYTES
 from convscope.core.geometry import ConvGeometry
 from convscope.core.moments import PatchMomentsAccumulator
 
 FOLDS = 10
-CHUNK = 16 * 2**20
 # images, pixels, kernel, stride, the least ratio wanted
 ROWS = [
     (32, 224, 7, 1, 25.0),
@@ -43,7 +43,7 @@ def baseline(x: Tensor, batch: Batch, geometry: ConvGeometry, *, flat: bool) -> 
     """Unfold, multiply, average; per fold, in chunks."""
     d = geometry.patch_dim
     rows, columns = geometry.output_size(*x.shape[2:])
-    step = max(1, min(64, CHUNK // (d * rows * columns * x.element_size())))
+    step = max(1, min(64, CHUNK_BYTES // (d * rows * columns * x.element_size())))
     first = torch.zeros(FOLDS, d, dtype=torch.float64)
     second = torch.zeros(FOLDS, d, d, dtype=torch.float64)
     average = torch.zeros(FOLDS, d, d, dtype=torch.float64)
@@ -149,7 +149,7 @@ def grid(repeats: int, dtype: torch.dtype) -> None:
         methods = ["unfold", "strips"] + (["fft"] if stride == 1 else [])
         run: dict[str, Callable[[], object]] = {m: partial(ours, x, batch, geometry, m) for m in methods}
         run |= {f: partial(baseline, x, batch, geometry, flat=f == "flat") for f in ("bmm", "flat")}
-        best = times(run, repeats, 2.0)
+        best = times(run, repeats, 4.0)
         padded = geometry.covered(*geometry.output_size(size, size))
         folds = len((batch.fold % FOLDS).unique())
         for m in methods:

@@ -19,7 +19,8 @@ def go(folder: Path, mode: str, kill: int) -> None:
 
     torch.set_num_threads(1)
     processes.start()
-    network = Network("net", build("residual").double())
+    module = build("residual")
+    network = Network("net", module if mode == "float32" else module.double())
     data = source(2) if mode == "tiny" else source()
     assert isinstance(data, ArraySource)
     p = Pass(data, {"model": network}, batch_size=32, checkpoint_seconds=0)
@@ -36,7 +37,7 @@ def go(folder: Path, mode: str, kill: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         checkpoint.save = save
-    file = None if mode in {"whole", "tiny"} else folder / "pass.checkpoint"
+    file = None if mode in {"whole", "tiny", "float32"} else folder / "pass.checkpoint"
     coverage = p.run(file, resume=mode == "resumed")
     if processes.rank_and_world()[0] == 0:
         values = results(slots)

@@ -14,12 +14,12 @@ from convscope.core.strips import row_classes, strip_length
 # over kernels 3 ... 16, strides 1 ... 16, 32 and 224 pixels, 3 channels, one thread of a Xeon of 2.5 GHz with AVX-512:
 # benchmarks/patch_moments.py --grid prints this table for another machine.
 COSTS: dict[tuple[str, int], tuple[float, ...]] = {
-    ("unfold", 4): (4.5, 0.0133, 11.8, 4.32e5),
-    ("strips", 4): (2.64, 2.01, 0, 0, 27.3, 20.1, 8.67e5),
-    ("fft", 4): (0, 5.98, 0, 0.0289, 0, 61.7, 1.72e6),
-    ("unfold", 8): (6.19, 0.0321, 8.46, 5.7e5),
-    ("strips", 8): (2.93, 4.34, 0, 0, 31.6, 15.7, 1.16e6),
-    ("fft", 8): (0, 12.5, 1.15, 0.0215, 34.9, 0, 1.75e6),
+    ("unfold", 4): (4.16, 0.0139, 13.3, 3.52e5),
+    ("strips", 4): (1.08, 1.99, 0, 0, 6.29, 17, 5.18e5),
+    ("fft", 4): (0.441, 0, 0.587, 0.0119, 13.4, 0, 1.33e6),
+    ("unfold", 8): (6.09, 0.0333, 12.2, 4.07e5),
+    ("strips", 8): (1.97, 3.72, 0, 0.00316, 3.36, 19.6, 6.63e5),
+    ("fft", 8): (1.09, 0, 0.368, 0.0128, 0, 28.4, 1.15e6),
 }
 
 

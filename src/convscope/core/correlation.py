@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import zip_longest
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from convscope.core.choice import expected
+from convscope.core.choice import COSTS, expected
 from convscope.core.geometry import ConvGeometry
 from convscope.core.lines import exact
 from convscope.core.spectra import SpectralProducts
@@ -19,8 +21,8 @@ from convscope.core.strips import StripProducts
 Method = Literal["auto", "unfold", "strips", "fft"]
 
 # Small enough for a processor's cache and for memory to be reused; a bound on each tensor, and about that on all.
-CHUNK_BYTES = 32 * 2**20
-_CALL = 8e5  # nanoseconds that a call for one more set of folds costs, whatever its size
+CHUNK_BYTES = 48 * 2**20
+_CALL = 7e5  # nanoseconds that a call for one more set of folds costs, whatever its size
 _FLOAT32_TERMS = 8192
 MAX_IMAGES = 64  # of one fold in a product: more would lose small eigenvalues in float32
 
@@ -34,7 +36,9 @@ class PatchProducts(Protocol):
 
     canvas: tuple[int, int]
 
-    def __init__(self, geometry: ConvGeometry, height: int, width: int, *, symmetric: bool) -> None: ...
+    def __init__(
+        self, geometry: ConvGeometry, height: int, width: int, *, symmetric: bool, zeros: tuple[int, int]
+    ) -> None: ...
 
     def bytes_per_image(self, element_size: int) -> int:
         """Returns the memory that the intermediate tensors of one image take, in bytes."""
@@ -72,9 +76,12 @@ class UnfoldProducts:
         height: of the padded images, filled exactly by the positions.
         width: of the padded images.
         symmetric: whether the two sets of images are the same.
+        zeros: rows, and columns, at either end that are known to be zero, which is of no use here.
     """
 
-    def __init__(self, geometry: ConvGeometry, height: int, width: int, *, symmetric: bool) -> None:
+    def __init__(
+        self, geometry: ConvGeometry, height: int, width: int, *, symmetric: bool, zeros: tuple[int, int] = (0, 0)
+    ) -> None:
         self.geometry, self.symmetric = geometry, symmetric
         self.canvas = (height, width)
         self.rows, self.columns = geometry.positions(height, width)
@@ -137,7 +144,8 @@ class Plan:
         positions: number of positions.
         chunk: number of images at a time: at least 1, and no more than fit ``CHUNK_BYTES``, their copies included.
         folds: number of folds side by side: at least 1, and no more than have products that fit ``CHUNK_BYTES``.
-        nanoseconds: expected, for one image more.
+        per_image: nanoseconds expected for one image more.
+        per_fold: nanoseconds expected for one fold more in the same call.
     """
 
     products: PatchProducts
@@ -145,9 +153,11 @@ class Plan:
     positions: int
     chunk: int
     folds: int
-    nanoseconds: float
+    per_image: float
+    per_fold: float
 
     @classmethod
+    @lru_cache(maxsize=256)
     def of(
         cls,
         geometry: ConvGeometry,
@@ -156,6 +166,7 @@ class Plan:
         method: Method,
         dtype: torch.dtype,
         images: float,
+        zeros: tuple[int, int],
     ) -> Plan:
         """Returns the plan for padded images.
 
@@ -166,6 +177,7 @@ class Plan:
             method: "unfold", "strips", "fft" (strips where the stride is not 1), or "auto": the fastest expected.
             dtype: of the arithmetic.
             images: about how many images a fold has.
+            zeros: rows, and columns, at either end of the padded images that are known to be zero.
         """
         kinds: dict[str, Callable[..., Any]]
         kinds = {"unfold": UnfoldProducts, "strips": StripProducts, "fft": SpectralProducts}
@@ -173,7 +185,7 @@ class Plan:
         if method == "fft" and geometry.stride != (1, 1):
             method = "strips"
         for choice in sorted(costs, key=costs.__getitem__) if method == "auto" else [method]:
-            products: PatchProducts = kinds[choice](geometry, *size, symmetric=not two)
+            products: PatchProducts = kinds[choice](geometry, *size, symmetric=not two, zeros=(0, 0) if two else zeros)
             # With many channels the products of strips take far more memory than those of patches.
             if choice in {method, "unfold"} or products.bytes_per_fold() <= CHUNK_BYTES:
                 break
@@ -182,7 +194,8 @@ class Plan:
         chunk = max(CHUNK_BYTES // (products.bytes_per_image(dtype.itemsize) + copies), 1)
         folds = max(CHUNK_BYTES // products.bytes_per_fold(), 1)
         fixed = expected(geometry, *size, dtype.itemsize, 0)[choice]
-        return cls(products, size, rows * columns, chunk, folds, (costs[choice] - fixed) / images)
+        per_image, per_fold = (costs[choice] - fixed) / images, fixed - COSTS[choice, dtype.itemsize][-1]
+        return cls(products, size, rows * columns, chunk, folds, per_image, per_fold)
 
 
 def alike(fold: Tensor, plans: Collection[Plan]) -> list[tuple[Tensor, Tensor]]:
@@ -193,21 +206,46 @@ def alike(fold: Tensor, plans: Collection[Plan]) -> list[tuple[Tensor, Tensor]]:
         plans: what is done with the images.
 
     Returns:
-        For each set, its folds, int64 [f], and their images, int64 [m, f], filled up with -1 where that costs less
-        than a call of its own.
+        For each set, the folds of its columns, int64 [f], and their images, int64 [m, f], filled up with -1 where that
+        costs less than a call of its own. A fold larger than the others may have several columns.
     """
     chunk, side = min(p.chunk for p in plans), min(p.folds for p in plans)
-    nanoseconds = sum(p.nanoseconds for p in plans)
-    found, counts = fold.unique(return_counts=True)
-    order = fold.argsort(stable=True).split(counts.tolist())
-    sets: list[list[int]] = []
-    for k in counts.argsort().tolist():
-        size = len(order[k])
-        filler = len(sets[-1]) * (size - len(order[sets[-1][-1]])) if sets else 0
-        fits = sets and len(sets[-1]) < side and size * (len(sets[-1]) + 1) <= chunk
-        if fits and filler * nanoseconds <= _CALL:
-            sets[-1].append(k)
+    per_image, per_fold = sum(p.per_image for p in plans), sum(p.per_fold for p in plans)
+    members: dict[int, list[int]] = {}
+    for image, k in enumerate(fold.tolist()):
+        members.setdefault(k, []).append(image)
+    folds = sorted(members.items(), key=_height)
+
+    def fits(columns: _Columns) -> bool:
+        return len(columns) <= side and len(columns) * _height(columns[-1]) <= chunk
+
+    def cost(sets: list[_Columns]) -> float:
+        return sum(_CALL + len(s) * (per_fold + _height(s[-1]) * per_image) for s in sets)
+
+    # Either the smaller folds of a set are filled up to the largest, or the large folds are cut and all go in one set.
+    filled: list[_Columns] = []
+    for member in folds:
+        more = [*filled[-1], member] if filled else []
+        if more and fits(more) and cost([more]) <= cost([more[:-1], [member]]):
+            filled[-1] = more
         else:
-            sets.append([k])
-    pad = torch.nn.utils.rnn.pad_sequence
-    return [(found[members], pad([order[k] for k in members], padding_value=-1)) for members in sets]
+            filled.append([member])
+    ways = [filled]
+    for height in {_height(member) for member in folds}:
+        columns = [(k, part[i : i + height]) for k, part in folds for i in range(0, len(part), height)]
+        if fits(columns := sorted(columns, key=_height)):
+            ways.append([columns])
+    return [
+        (
+            torch.tensor([k for k, _ in columns]),
+            torch.tensor(list(zip_longest(*(images for _, images in columns), fillvalue=-1))),
+        )
+        for columns in min(ways, key=cost)
+    ]
+
+
+_Columns = list[tuple[int, list[int]]]  # fold and images of each column
+
+
+def _height(column: tuple[int, list[int]]) -> int:
+    return len(column[1])

@@ -26,17 +26,24 @@ class Axis:
         stride: in pixels.
         dilation: in pixels.
         positions: number of positions.
+        zeros: pixels at either end that are known to be zero.
     """
 
     kernel: int
     stride: int
     dilation: int
     positions: int
+    zeros: int = 0
 
     @property
     def border(self) -> int:
         """Pixels at either end of the axis that some pairs of offsets use and others at the same distance do not."""
         return max((self.kernel - 1) * self.dilation + 1 - self.stride, 0)
+
+    @property
+    def seen(self) -> int:
+        """Those pixels of the border that need not be zero: the last ones at the start, the first ones at the end."""
+        return max(self.border - self.zeros, 0)
 
     @property
     def size(self) -> int:
@@ -69,11 +76,18 @@ def strip_pixels(axis: Axis, length: int) -> tuple[int, int]:
     return (len(seen), step) if even else (0, 0)
 
 
-def axes(geometry: ConvGeometry, height: int, width: int) -> tuple[Axis, Axis]:
-    """Returns the kernel along the rows and along the columns of padded images of this size."""
+def axes(geometry: ConvGeometry, height: int, width: int, zeros: tuple[int, int] = (0, 0)) -> tuple[Axis, Axis]:
+    """Returns the kernel along the rows and along the columns of padded images of this size.
+
+    Args:
+        geometry: of the convolution.
+        height: of the padded images.
+        width: of the padded images.
+        zeros: rows at the top and at the bottom, and columns at the left and at the right, that are known to be zero.
+    """
     rows, columns = geometry.positions(height, width)
     (q, r), (sy, sx), (dy, dx) = geometry.kernel, geometry.stride, geometry.dilation
-    return Axis(q, sy, dy, rows), Axis(r, sx, dx, columns)
+    return Axis(q, sy, dy, rows, zeros[0]), Axis(r, sx, dx, columns, zeros[1])
 
 
 def line_products(x: Tensor, y: Tensor, left: Axis, right: Axis) -> Tensor:
@@ -149,9 +163,10 @@ def diagonals(products: Tensor, left: Axis, right: Axis, length: int, lines: int
 
 
 def both_ends(images: Tensor, rows: Axis) -> Tensor:
-    """Returns the border rows at the top, then at the bottom, of each group: [n, 2 g, c, border, w]."""
+    """Returns the border rows seen at the top, then at the bottom, of each group: [n, 2 g, c, seen, w]."""
     bottom = rows.positions * rows.stride
-    return torch.stack([images[..., : rows.border, :], images[..., bottom : bottom + rows.border, :]], 2).flatten(1, 2)
+    ends = images[..., rows.border - rows.seen : rows.border, :], images[..., bottom : bottom + rows.seen, :]
+    return torch.stack(ends, 2).flatten(1, 2)
 
 
 def without_borders(full: Tensor, border: Tensor | None, axis: Axis) -> Tensor:
@@ -162,21 +177,22 @@ def without_borders(full: Tensor, border: Tensor | None, axis: Axis) -> Tensor:
 
     Args:
         full: [g, q, q, ...], for each pair of offsets the sum over all pixels at that distance and phase.
-        border: [g, 2, border, border, ...], the products of the first and of the last pixels; None without border.
+        border: [g, 2, seen, seen, ...], the products of the first and of the last pixels; None where none is seen.
         axis: the kernel along this axis.
     """
     if border is None:
         return full
-    s, size = axis.stride, axis.border + axis.stride
+    s, seen, unseen = axis.stride, axis.seen, axis.border - axis.seen
+    size = axis.border + s
     first, last = border[:, 0], border[:, 1]
     window = slice(0, (axis.kernel - 1) * axis.dilation + 1, axis.dilation)
     before = border.new_zeros(border.shape[0], size, size, *border.shape[4:])
-    for k in range(axis.border):
-        torch.add(before[:, k, : axis.border], first[:, k], out=before[:, k + s, s:])
+    for k in range(seen):
+        torch.add(before[:, unseen + k, unseen:-s], first[:, k], out=before[:, unseen + k + s, unseen + s :])
     result = full - before[:, window, window]
     after = before.zero_()
-    for k in reversed(range(axis.border)):
-        torch.add(after[:, k + s, s:], last[:, k], out=after[:, k, : axis.border])
+    for k in reversed(range(seen)):
+        torch.add(after[:, k + s, s : seen + s], last[:, k], out=after[:, k, :seen])
     return result.sub_(after[:, window, window])
 
 

@@ -15,6 +15,8 @@ from convscope.core.geometry import ConvGeometry
 from convscope.core.lines import exact
 from convscope.core.moment_values import Lag, LaggedMoments, PatchMoments, outer
 
+_SMALL = 8192  # numbers in an image: larger ones are copied one by one, which spares a copy of all
+
 
 class PatchMomentsAccumulator(Sums[PatchMoments]):
     """Sums of patches and of their products, over images.
@@ -22,7 +24,7 @@ class PatchMomentsAccumulator(Sums[PatchMoments]):
     Arithmetic follows ``dtype``; sums across images are float64 always, and in float32 products run over at most
     64 images before they are added in float64. The state does not depend on the method, so methods may alternate.
     Peak extra memory: the images multiplied at a time, their padded copies and their patches, strips or spectra take
-    at most ``convscope.core.correlation.CHUNK_BYTES`` (32 MiB; one image's spectra or strips where they are larger;
+    at most ``convscope.core.correlation.CHUNK_BYTES`` (48 MiB; one image's spectra or strips where they are larger;
     patches of one image are formed a few rows at a time), and so do the products of folds side by side (one fold's
     d x d matrices where they are larger); beyond that a batch's sums, as large as the state, until they are added.
 
@@ -101,9 +103,11 @@ class PatchMomentsAccumulator(Sums[PatchMoments]):
             for dy, dx in dict.fromkeys(((0, 0), *self.lags))
             if abs(dy) // geometry.stride[0] < rows and abs(dx) // geometry.stride[1] < columns
         }
-        per_fold = len(x) / len(fold.unique())
+        per_fold = len(x) / len(set(fold.tolist()))
+        zeros = _zeros(x, geometry) if shift is None else (0, 0)
         plan = {
-            lag: Plan.of(geometry, size, lag != (0, 0), self.method, dtype, per_fold) for lag, size in sizes.items()
+            lag: Plan.of(geometry, size, lag != (0, 0), self.method, dtype, per_fold, zeros)
+            for lag, size in sizes.items()
         }
         chunk = min(p.chunk for p in plan.values())
         # Everything is computed before anything is added, so that an error leaves no batch half added.
@@ -179,19 +183,21 @@ class PatchMomentsAccumulator(Sums[PatchMoments]):
         Zeros may follow below and to the right, as ``p.products.canvas`` has it; so may pixels that no position visits.
         """
         slots, geometry = where.flatten(), self.geometry
+        chosen = slots.clamp(min=0)
         height, width = p.size
         if any(geometry.padding) and geometry.padding_mode == "zeros":
             top, _, left, _ = geometry.padding
             inner = x[:, :, : height - top, : width - left]
             bottom, right = top + inner.shape[2], left + inner.shape[3]
-            images = x.new_empty(len(slots), x.shape[1], *p.products.canvas, dtype=dtype)
-            for margin in (images[:, :, :top], images[:, :, bottom:], images[..., :left], images[..., right:]):
-                margin.zero_()
+            images = x.new_zeros(len(slots), x.shape[1], *p.products.canvas, dtype=dtype)
             place = images[:, :, top:bottom, left:right]
-            for slot, image in enumerate(slots.clamp(min=0).tolist()):
-                place[slot] = inner[image]
+            if inner[0].numel() < _SMALL:
+                place.copy_(inner.index_select(0, chosen.to(x.device)))
+            else:
+                for slot, image in enumerate(chosen.tolist()):
+                    place[slot] = inner[image]
         else:
-            images = _padded(x[slots.clamp(min=0).to(x.device)].to(dtype), geometry)
+            images = _padded(x.index_select(0, chosen.to(x.device)).to(dtype), geometry)
         if shift is not None:
             images[:, :, :height, :width] -= shift.to(images)[:, None, None]
         empty = (slots < 0).nonzero().flatten().to(x.device)
@@ -335,6 +341,14 @@ def _padded(x: Tensor, geometry: ConvGeometry) -> Tensor:
         ) from error
 
 
+def _zeros(x: Tensor, geometry: ConvGeometry) -> tuple[int, int]:
+    """Returns the numbers of rows, and of columns, at either end that padding fills with zeros and positions see."""
+    if geometry.padding_mode != "zeros":
+        return 0, 0
+    (top, _, left, _), (height, width) = geometry.padding, geometry.covered(*geometry.output_size(*x.shape[2:]))
+    return min(top, max(height - top - x.shape[2], 0)), min(left, max(width - left - x.shape[3], 0))
+
+
 def _shift(image: Tensor, geometry: ConvGeometry) -> Tensor | None:
     """Returns a constant for each channel, float64 [c], that is taken off all pixels; None where that is of no use.
 
@@ -347,7 +361,8 @@ def _shift(image: Tensor, geometry: ConvGeometry) -> Tensor | None:
     top, bottom, left, right = geometry.padding if geometry.padding_mode == "zeros" else (0, 0, 0, 0)
     if 4 * height * width < 3 * (height + top + bottom) * (width + left + right):
         return None
-    mean, variance = image.mean((1, 2)), image.var((1, 2), correction=0)
+    some = image[:, :: max(height // 64, 1), :: max(width // 64, 1)]
+    mean, variance = some.mean((1, 2)), some.var((1, 2), correction=0)
     return exact(mean) if bool((4 * mean.square() > variance).any()) else None
 
 

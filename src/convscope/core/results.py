@@ -49,7 +49,10 @@ class Number:
 
     @property
     def decided(self) -> bool | None:
-        """Whether the value, two standard errors included, lies outside the chance band; None where that is unknown."""
+        """Whether the value, two standard errors included, lies outside the chance band; None where that is unknown.
+
+        Without a spread the bare value decides, and the page says beside it that the spread is missing.
+        """
         if self.chance is None or math.isnan(self.value):
             return None
         slack = 2 * (self.spread or 0.0)

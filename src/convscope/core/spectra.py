@@ -26,11 +26,14 @@ class SpectralProducts:
         height: of the padded images, filled exactly by the positions.
         width: of the padded images.
         symmetric: whether the two sets of images are the same.
+        zeros: rows, and columns, at either end that are known to be zero.
     """
 
-    def __init__(self, geometry: ConvGeometry, height: int, width: int, *, symmetric: bool) -> None:
+    def __init__(
+        self, geometry: ConvGeometry, height: int, width: int, *, symmetric: bool, zeros: tuple[int, int] = (0, 0)
+    ) -> None:
         self.geometry, self.symmetric = geometry, symmetric
-        self.rows, self.columns = axes(geometry, height, width)
+        self.rows, self.columns = axes(geometry, height, width, zeros)
         # Room for the largest distance, so that nothing wraps around.
         self.canvas = (fft_size(height + self.rows.border), fft_size(width + self.columns.border))
 
@@ -42,7 +45,7 @@ class SpectralProducts:
     def bytes_per_fold(self) -> int:
         """Returns the size of the products of the border's columns, in float64; those of its rows are smaller."""
         c, g = self.geometry.channels // self.geometry.groups, self.geometry.groups
-        return 8 * g * max(line_entries(c, self.columns.border, self.rows), self.geometry.patch_dim**2)
+        return 8 * g * max(line_entries(c, self.columns.seen, self.rows), self.geometry.patch_dim**2)
 
     def __call__(self, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
         """Returns the average patches, and the sums over all pixels, over the border's rows, and over its columns.
@@ -55,9 +58,9 @@ class SpectralProducts:
             left: float64 [n, g, d], the average patch of each image of a.
             right: the same of b.
             full: float64 [g, c, c, row lags, column lags], over all pixels.
-            top: float64 [g, 2, c, border, c, border, column lags], of pairs of rows at the top and the bottom;
+            top: float64 [g, 2, c, seen, c, seen, column lags], of pairs of rows at the top and the bottom;
                 empty without border.
-            side: float64 [g, 2, c, border, q, c, border, q], of pairs of columns at the left and the right;
+            side: float64 [g, 2, c, seen, q, c, seen, q], of pairs of columns at the left and the right;
                 empty without border.
         """
         full = self._full(a, b)
@@ -70,7 +73,6 @@ class SpectralProducts:
     def _full(self, a: Tensor, b: Tensor) -> Tensor:
         x = torch.fft.rfft2(a, s=self.canvas)
         y = x if b is a else torch.fft.rfft2(b, s=self.canvas)
-        x = x.conj().resolve_conj()
         g, c = a.shape[1:3]
         vertical = _inverse(self.canvas[0], self.rows, half=False).to(device=a.device, dtype=x.dtype)
         horizontal = _inverse(self.canvas[1], self.columns, half=True).T.contiguous()
@@ -78,8 +80,9 @@ class SpectralProducts:
         for k in range(c):
             start = k if self.symmetric else 0
             # Image by image: one that is multiplied and added at once stays in the processor's cache.
-            power = x[0, :, k, None] * y[0, :, start:]
-            for here, there in zip(x[1:, :, k, None], y[1:, :, start:], strict=True):
+            channel = x[:, :, k, None].conj().resolve_conj()
+            power = channel[0] * y[0, :, start:]
+            for here, there in zip(channel[1:], y[1:, :, start:], strict=True):
                 power.addcmul_(here, there)
             out[:, k, start:] = ((vertical @ power).cpu().to(torch.complex128) @ horizontal).real
         if self.symmetric:
@@ -88,7 +91,7 @@ class SpectralProducts:
         return out
 
     def _top(self, a: Tensor, b: Tensor) -> Tensor:
-        if not self.rows.border:
+        if not self.rows.seen:
             return torch.zeros(a.shape[1], 0)
         # A row against a row with zeros around it: every pair of pixels at every distance.
         reach = self.columns.border
@@ -100,7 +103,7 @@ class SpectralProducts:
         return line_products(ends, others, pixel, distances)[:, :, :, 0].unflatten(0, (-1, 2))
 
     def _side(self, a: Tensor, b: Tensor) -> Tensor:
-        if not self.columns.border:
+        if not self.columns.seen:
             return torch.zeros(a.shape[1], 0)
         ends = both_ends(a.transpose(-1, -2), self.columns)
         others = ends if b is a else both_ends(b.transpose(-1, -2), self.columns)
@@ -112,10 +115,10 @@ class SpectralProducts:
         by_row = torch.arange(q) - torch.arange(q)[:, None] + q - 1
         by_column = torch.arange(r) - torch.arange(r)[:, None] + r - 1
         table = full[:, :, :, by_row].permute(0, 3, 4, 1, 2, 5)  # [g, q, q, c, c, column lags]
-        if self.rows.border:  # [g, 2, c, l, c, l, lags] to [g, 2, l, l, c, c, lags]
+        if self.rows.seen:  # [g, 2, c, l, c, l, lags] to [g, 2, l, l, c, c, lags]
             table = without_borders(table, top.permute(0, 1, 3, 5, 2, 4, 6), self.rows)
         table = table[..., by_column].permute(0, 5, 6, 3, 1, 4, 2)  # [g, r, r, c, q, c, q]
-        if self.columns.border:  # [g, 2, c, l, q, c, l, q] to [g, 2, l, l, c, q, c, q]
+        if self.columns.seen:  # [g, 2, c, l, q, c, l, q] to [g, 2, l, l, c, q, c, q]
             table = without_borders(table, side.permute(0, 1, 3, 6, 2, 4, 5, 7), self.columns)
         d = self.geometry.patch_dim
         return table.permute(0, 3, 4, 1, 5, 6, 2).reshape(-1, d, d)

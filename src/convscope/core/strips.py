@@ -34,11 +34,14 @@ class StripProducts:
         height: of the padded images, filled exactly by the positions.
         width: of the padded images.
         symmetric: whether the two sets of images are the same.
+        zeros: rows, and columns, at either end that are known to be zero.
     """
 
-    def __init__(self, geometry: ConvGeometry, height: int, width: int, *, symmetric: bool) -> None:
+    def __init__(
+        self, geometry: ConvGeometry, height: int, width: int, *, symmetric: bool, zeros: tuple[int, int] = (0, 0)
+    ) -> None:
         self.geometry, self.symmetric = geometry, symmetric
-        self.rows, self.columns = axes(geometry, height, width)
+        self.rows, self.columns = axes(geometry, height, width, zeros)
         self.canvas = (height, width)
         self.length = strip_length(self.columns)
         self.classes, self.index = row_classes(self.rows, symmetric)
@@ -54,7 +57,7 @@ class StripProducts:
         """Returns the size of the products of strips and of the border's rows, in float64."""
         c, g = self.geometry.channels // self.geometry.groups, self.geometry.groups
         strips = len(self.classes) * (c * strip_pixels(self.columns, self.length)[0]) ** 2
-        return 8 * g * max(strips, line_entries(c, self.rows.border, self.columns))
+        return 8 * g * max(strips, line_entries(c, self.rows.seen, self.columns))
 
     def __call__(self, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
         """Returns the average patches, the sums over all rows, and those over the rows at the border if there are any.
@@ -67,24 +70,28 @@ class StripProducts:
             left: float64 [n, g, d], the average patch of each image of a.
             right: the same of b.
             full: [g, classes, c, r, c, r], float64, the sums for each class of pairs of kernel rows over all rows.
-            border: [g, 2, c, border, r, c, border, r], float64, of the top and bottom rows.
+            border: [g, 2, c, seen, r, c, seen, r], float64, of the top and bottom rows.
         """
         left = box_means(a, self.rows, self.columns)
         means = (left, left if b is a else box_means(b, self.rows, self.columns))
         full = torch.zeros((), dtype=torch.float64)
+        # Rows of zeros add nothing; whole strides of them are left out, so that every row keeps its phase.
+        rows = slice(self.rows.zeros - self.rows.zeros % self.rows.stride, a.shape[-2] - self.rows.zeros)
+        x, y = a[..., rows, :], b[..., rows, :]
         for start, length, count in self.columns.segments(self.length):
-            here = self._phases(a, start, length, count)
-            there = here if b is a else self._phases(b, start, length, count)
+            here = self._phases(x, start, length, count)
+            there = here if b is a else self._phases(y, start, length, count)
             g, _, _, f = here[0].shape
             products = a.new_empty(len(self.classes), g, f, f)
             for out, (phase, other, distance) in zip(products, self.classes, strict=True):
                 p, s = here[phase], there[other]
-                low, high = max(0, -distance), min(p.shape[1], s.shape[1] - distance)
+                low = max(0, -distance)
+                high = max(low, min(p.shape[1], s.shape[1] - distance))
                 p, s = p[:, low:high].flatten(1, 2), s[:, low + distance : high + distance].flatten(1, 2)
                 torch.bmm(p.mT, s, out=out)
             full = full + diagonals(products, self.columns, self.columns, length)[:, :, :, 0, :, :, 0]
         full = full.transpose(0, 1)
-        if not self.rows.border:
+        if not self.rows.seen:
             return *means, full
         ends = both_ends(a, self.rows)
         others = ends if b is a else both_ends(b, self.rows)
