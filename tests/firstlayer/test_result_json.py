@@ -65,7 +65,9 @@ def test_what_is_read_back_says_the_same(results, kind):
     assert again.definitions() == result.definitions()
     assert again.skipped == result.skipped
     assert json.dumps(again.to_json(), allow_nan=False) == text
-    assert {k: list(v) for k, v in again.layers().items()} == {k: list(v) for k, v in result.layers().items()}
+    assert {k: (list(v.numbers), v.shape) for k, v in again.layers().items()} == {
+        k: (list(v.numbers), v.shape) for k, v in result.layers().items()
+    }
     assert np.allclose(again.to_frame().to_numpy(float), result.to_frame().to_numpy(float), equal_nan=True)
 
 

@@ -10,7 +10,16 @@ import numpy as np
 import pandas as pd
 
 from convscope.core.coverage import Coverage
-from convscope.core.results import Definition, Finding, Number, Skip, number_from_json, number_to_json, register
+from convscope.core.results import (
+    Definition,
+    Finding,
+    LayerRow,
+    Number,
+    Skip,
+    number_from_json,
+    number_to_json,
+    register,
+)
 from convscope.page.charts import Band, Chart, Curve, bars, lines, matrix, pictures, points
 from convscope.page.report import Head, Provenance, Report
 
@@ -93,7 +102,7 @@ class FakeResult:
             "tau": Definition("Steps of training", "τ = learning rate × steps", "eq. 6 <b>", ""),
         }
 
-    def layers(self) -> dict[str, dict[str, Number]]:
+    def layers(self) -> dict[str, LayerRow]:
         rng = np.random.default_rng(self.seed)
         rows = {
             f"features.{i}.conv": {
@@ -103,7 +112,7 @@ class FakeResult:
             for i in range(12)
         }
         rows[self.name] = {"fit of the formula": self.fit, "only here": Number(math.nan, None, None, "held")}
-        return rows
+        return {layer: LayerRow(numbers, f"{len(layer)}×3×3×3") for layer, numbers in rows.items()}
 
     def figures(self) -> dict[str, Chart]:
         rng = np.random.default_rng(self.seed)

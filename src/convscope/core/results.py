@@ -97,6 +97,19 @@ class Definition:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class LayerRow:
+    """What one layer contributes to the page's table of layers.
+
+    Attributes:
+        numbers: column heading to number.
+        shape: the layer's geometry in a few words ("64x3x7x7, stride 2"); "" where there is none.
+    """
+
+    numbers: Mapping[str, Number]
+    shape: str = ""
+
+
 @runtime_checkable
 class Result(Protocol):
     """What the page, the terminal, the JSON, ``compare`` and ``render`` know of a theory's result."""
@@ -138,8 +151,8 @@ class Result(Protocol):
         """Returns key to definition, for every ``Number.definition`` in this result."""
         ...
 
-    def layers(self) -> dict[str, dict[str, Number]]:
-        """Returns layer name to {column heading: number}, for the page's per-layer table."""
+    def layers(self) -> dict[str, LayerRow]:
+        """Returns layer name to its row in the page's per-layer table."""
         ...
 
 

@@ -18,6 +18,7 @@ from convscope.core.passes import Pass
 from convscope.core.results import (
     Definition,
     Finding,
+    LayerRow,
     Number,
     Skip,
     finite_list,
@@ -165,11 +166,11 @@ class ComparisonResult:
             )
         }
 
-    def layers(self) -> dict[str, dict[str, Number]]:
+    def layers(self) -> dict[str, LayerRow]:
         """Returns a row per network: its agreement with each other one."""
         m = len(self.names) - 1
         return {
-            self.names[i]: {f"with {self.names[j]}": self.number(i, j) for j in range(m + 1) if j != i}
+            self.names[i]: LayerRow({f"with {self.names[j]}": self.number(i, j) for j in range(m + 1) if j != i})
             for i in range(m)
             if m <= 8
         }

@@ -11,7 +11,7 @@ import torch
 
 from convscope.core.errors import ConvscopeError
 from convscope.core.passes import Pass
-from convscope.core.results import Finding, Number, register
+from convscope.core.results import Finding, LayerRow, register
 from convscope.firstlayer.findings import collected, distance, label_findings, told
 from convscope.firstlayer.notebook import (
     Notebook,
@@ -54,7 +54,7 @@ class DataResult(PatchResult):
         """Returns the findings, the most telling first."""
         return collected(self, (_spectrum, _peak, _pixel_correlation, label_findings))
 
-    def layers(self) -> dict[str, dict[str, Number]]:
+    def layers(self) -> dict[str, LayerRow]:
         """Returns nothing: there is no network."""
         return {}
 

@@ -13,6 +13,7 @@ from convscope.core.errors import ConvscopeError
 from convscope.core.results import (
     Definition,
     Finding,
+    LayerRow,
     Number,
     Skip,
     finite,
@@ -157,7 +158,7 @@ class FirstLayerResult(PatchResult):
 
         return findings(self)
 
-    def layers(self) -> dict[str, dict[str, Number]]:
+    def layers(self) -> dict[str, LayerRow]:
         """Returns the convolution's headline numbers."""
         headings = {
             "formula": "formula fit",
@@ -165,7 +166,9 @@ class FirstLayerResult(PatchResult):
             "held_out": "held-out fit",
             "response": "response correlation",
         }
-        return {self.layer: {heading: self.numbers[k] for k, heading in headings.items() if k in self.numbers}}
+        numbers = {heading: self.numbers[k] for k, heading in headings.items() if k in self.numbers}
+        stride = "" if self.stride == (1, 1) else f", stride {'×'.join(map(str, dict.fromkeys(self.stride)))}"
+        return {self.layer: LayerRow(numbers, "×".join(map(str, self.shape)) + stride)}
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values."""

@@ -125,7 +125,8 @@ def result(value: Result, where: str) -> Result:
         _number(finding.number, where)
     for layer, row in value.layers().items():
         text(layer, f"{where}: a layer's name")
-        for column, number in row.items():
+        text(row.shape, f"{where}: a layer's shape")
+        for column, number in row.numbers.items():
             text(column, f"{where}: a column's name")
             _number(number, where)
     for key, definition in value.definitions().items():

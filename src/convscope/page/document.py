@@ -257,7 +257,9 @@ def _cell(value: Any) -> str:
 
 
 def _layers(results: Sequence[Result], anchors: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    tables = [result.layers() for result in results]
+    found = [result.layers() for result in results]
+    tables = [{layer: row.numbers for layer, row in rows.items()} for rows in found]
+    shapes = {layer: row.shape for rows in found for layer, row in rows.items() if row.shape}
     columns = list(dict.fromkeys((i, name) for i, table in enumerate(tables) for row in table.values() for name in row))
     names = [name for _, name in columns]
     scales = [scale_of(row[name] for row in tables[i].values() if name in row) for i, name in columns]
@@ -265,6 +267,7 @@ def _layers(results: Sequence[Result], anchors: Sequence[Mapping[str, str]]) -> 
     rows = [
         {
             "name": layer,
+            "shape": shapes.get(layer, ""),
             "cells": [
                 _layer_number(number, anchors[i], scale, shared)
                 if (number := tables[i].get(layer, {}).get(name))
@@ -281,6 +284,7 @@ def _layers(results: Sequence[Result], anchors: Sequence[Mapping[str, str]]) -> 
             for name, scale, notes in zip(labelled, scales, shared_notes, strict=True)
         ],
         "rows": rows,
+        "shapes": bool(shapes),
     }
 
 

@@ -93,7 +93,7 @@ def _findings(report: Report, width: int) -> str:
 
 
 def _layers(report: Report, width: int) -> str:
-    tables = [result.layers() for result in report.results]
+    tables = [{layer: row.numbers for layer, row in result.layers().items()} for result in report.results]
     columns = list(dict.fromkeys((i, name) for i, table in enumerate(tables) for row in table.values() for name in row))
     layers = list(dict.fromkeys(layer for table in tables for layer in table))
     if not columns:
