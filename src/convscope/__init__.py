@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from convscope.analyse import read_report as read_report
     from convscope.analyse import report as report
+    from convscope.ansatz.agop import PatchAgop as PatchAgop
+    from convscope.ansatz.agop import patch_agop as patch_agop
     from convscope.core.errors import ConvscopeError as ConvscopeError
     from convscope.core.moments import patch_moments as patch_moments
     from convscope.firstlayer.fit import fit_energy_profile as fit_energy_profile
@@ -22,9 +24,11 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "ConvscopeError": "convscope.core.errors",
+    "PatchAgop": "convscope.ansatz.agop",
     "Report": "convscope.page.report",
     "energy_profile": "convscope.firstlayer.profile",
     "fit_energy_profile": "convscope.firstlayer.fit",
+    "patch_agop": "convscope.ansatz.agop",
     "patch_moments": "convscope.core.moments",
     "predict_energy_profile": "convscope.firstlayer.prediction",
     "read_report": "convscope.analyse",
@@ -32,9 +36,11 @@ _PUBLIC = {
 }
 __all__ = [
     "ConvscopeError",
+    "PatchAgop",
     "Report",
     "energy_profile",
     "fit_energy_profile",
+    "patch_agop",
     "patch_moments",
     "predict_energy_profile",
     "read_report",

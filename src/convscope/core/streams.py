@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from convscope.core.batches import Batch, mix
+from convscope.core.errors import ConvscopeError
 from convscope.core.network import Network
+
+Outputs = Literal["logits", "probabilities"]
 
 
 class Cotangent(Protocol):
@@ -36,6 +39,101 @@ class RandomLabels:
         """Yields softmax(output) minus the one-hot random label, [n, o]."""
         labels = mix(self.seed, 2, batch.index).to(output.device) % output.shape[1]
         yield output.detach().softmax(1) - F.one_hot(labels, output.shape[1]).to(output.dtype)
+
+
+@dataclass(frozen=True)
+class EachOutput:
+    """Each output of the network in turn: as many backward passes as there are outputs.
+
+    Attributes:
+        of: "logits", what the network returns, or "probabilities", its softmax.
+    """
+
+    of: Outputs = "logits"
+
+    def vectors(self, output: Tensor, batch: Batch) -> Iterator[Tensor]:
+        """Yields one tensor [n, o] for each output."""
+        for k in range(output.shape[1]):
+            yield from OneOutput(k, self.of).vectors(output, batch)
+
+
+@dataclass(frozen=True)
+class OneOutput:
+    """One output of the network, by its number from 0.
+
+    Attributes:
+        output: its number.
+        of: "logits" or "probabilities".
+    """
+
+    output: int
+    of: Outputs = "logits"
+
+    def vectors(self, output: Tensor, batch: Batch) -> Iterator[Tensor]:
+        """Yields one tensor [n, o].
+
+        Raises:
+            ConvscopeError: when the network has no such output.
+        """
+        if self.output >= output.shape[1]:
+            raise ConvscopeError(f"the network has {output.shape[1]} outputs: there is no output {self.output}")
+        vector = torch.zeros_like(output)
+        vector[:, self.output] = 1
+        yield _through(output, vector, self.of)
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Random signs for all outputs at once: their outer product is the identity on average.
+
+    So the second moment of the gradients that they send back is, on average, the sum over all outputs. The signs of
+    an image are drawn from its identity, the number of the draw and the seed.
+
+    Attributes:
+        count: number of draws, one backward pass each.
+        seed: of the draws.
+        of: "logits" or "probabilities".
+    """
+
+    count: int = 1
+    seed: int = 0
+    of: Outputs = "logits"
+
+    def vectors(self, output: Tensor, batch: Batch) -> Iterator[Tensor]:
+        """Yields ``count`` tensors [n, o]."""
+        image, k = batch.index[:, None], torch.arange(output.shape[1], device=batch.index.device)
+        for draw in range(self.count):
+            signs = (mix(self.seed, 4, draw, image, k) & 1) * 2 - 1
+            yield _through(output, signs.to(output), self.of)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The gradient of the cross-entropy loss of each image for its own label."""
+
+    def vectors(self, output: Tensor, batch: Batch) -> Iterator[Tensor]:
+        """Yields softmax(output) minus the one-hot label, [n, o].
+
+        Raises:
+            ConvscopeError: when an image has no label, or one that is no output of the network.
+        """
+        labels = batch.labels
+        if labels is None or bool((labels < 0).any()):
+            raise ConvscopeError("the loss needs a label for every image: hand in labels, or use the outputs")
+        if int(labels.max()) >= output.shape[1]:
+            raise ConvscopeError(
+                f"a label is {int(labels.max())}, but the network has {output.shape[1]} outputs: check the labels"
+            )
+        one_hot = F.one_hot(labels.to(output.device, torch.int64), output.shape[1])
+        yield output.detach().softmax(1) - one_hot.to(output.dtype)
+
+
+def _through(output: Tensor, vector: Tensor, of: Outputs) -> Tensor:
+    """Returns the vector that the logits get when ``vector`` [n, o] belongs to what ``of`` names."""
+    if of == "logits":
+        return vector
+    p = output.detach().softmax(1)
+    return p * (vector - (p * vector).sum(1, keepdim=True))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from convscope.firstlayer.conclude import Evidence, conclude
 from convscope.firstlayer.result import FirstLayerResult
 from convscope.firstlayer.signal import Signal, SignalAutocorrelation
 
-LAGS = (1, 2, 3, 5, 10, 20)  # pixels; the paper's whitening figure looks at 10
+LAG = 10  # pixels; the paper's whitening figure looks at this one
+LAGS = (1, 2, 3, 5, LAG, 20)
 PAIR_IMAGES = (32, 500)  # at least and at most, for the correlations between places
 PAIR_ENTRIES = 15_000_000  # patch entries that are enough for them
 SIGNAL_IMAGES = (16, 256)  # at least and at most, for the back-propagated signal
@@ -149,7 +150,18 @@ def named_conv(p: Pass, network: Network, layer: str | None) -> ConvCall:
 
 
 def feed_moments(p: Pass, network: Network, call: ConvCall, classes: int | None) -> Slot[PatchMoments]:
-    """Returns the slot for the float64 moments of the patches that a convolution sees."""
+    """Returns the slot for the float64 moments of the patches that a convolution sees.
+
+    Raises:
+        ConvscopeError: when patches have so many entries that their covariances would take too much memory.
+    """
+    needed = 4 * _matrix_bytes(call)  # of patches, of average patches, and of pairs of patches at two lags
+    if needed > _room(p):
+        raise ConvscopeError(
+            f"patches of {call.name} have {call.geometry.patch_dim} entries: their covariances would take "
+            f"{needed / 2**30:.1f} GiB, and {_room(p) / 2**30:.1f} GiB are allowed, a quarter of all sums: choose "
+            "another layer (--layer) or allow more memory (--max-memory)"
+        )
     stream = Input(network, call.name)
     if classes is None:
         return p.feed(
@@ -218,6 +230,8 @@ def kept_images(slot: Slot[KeptImages], skipped: list[Skip]) -> KeptImages | Non
 def feed_pairs(p: Pass, network: Network, call: ConvCall) -> Slot[PatchMoments]:
     """Returns the slot for the moments of pairs of patches, on as many images as their correlations need."""
     lags = lags_of(call)
+    if (2 + len(lags)) * _matrix_bytes(call) > _room(p):
+        lags = lags_of(call, (LAG,))
     few, many = PAIR_IMAGES
     entries = call.geometry.patch_dim * call.output[0, 0].numel()
     return p.feed(
@@ -227,14 +241,23 @@ def feed_pairs(p: Pass, network: Network, call: ConvCall) -> Slot[PatchMoments]:
     )
 
 
-def lags_of(call: ConvCall) -> list[tuple[int, int]]:
+def _matrix_bytes(call: ConvCall) -> int:
+    return 8 * call.geometry.groups * call.geometry.patch_dim**2
+
+
+def _room(p: Pass) -> int:
+    # Drawing conclusions takes several times the memory of the sums.
+    return p.max_memory // 4
+
+
+def lags_of(call: ConvCall, wanted: Sequence[int] = LAGS) -> list[tuple[int, int]]:
     """Returns the lags, vertical and horizontal, at which patches of this convolution exist; in input pixels."""
     g = call.geometry
     positions = g.output_size(*call.input.shape[2:])
     lags = []
     for axis in range(2):
         step = g.stride[axis]
-        steps = sorted({max(1, round(lag / step)) for lag in LAGS})
+        steps = sorted({max(1, round(lag / step)) for lag in wanted})
         lags += [((s * step, 0), (0, s * step))[axis] for s in steps if s < positions[axis]]
     return lags
 

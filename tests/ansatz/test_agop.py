@@ -1,0 +1,168 @@
+import copy
+
+import pytest
+import torch
+from oracles import patch_jacobian
+from torch import nn
+from zoo import ZOO, build
+
+from convscope.ansatz.agop import patch_agop
+from convscope.core.errors import ConvscopeError
+from convscope.core.taps import left_as_found
+
+EAGER = {"exported": "bordered", "traced": "bordered", "compiled": "residual"}
+
+
+def images(n=5):
+    return torch.randn(n, 3, 12, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def slow(name, x, of="logits"):
+    module = build(EAGER.get(name, name)).double()
+    with left_as_found([module]):
+        return patch_jacobian.patch_agop(module, x, of)
+
+
+@pytest.mark.parametrize("of", ["logits", "probabilities"])
+@pytest.mark.parametrize("name", [name for name in ZOO if name != "exported"])
+def test_exact_equals_the_jacobian_with_respect_to_unfolded_patches(name, of):
+    x = images()
+    fast = patch_agop(build(name).double(), [x[:2], x[2:]], exact=True, outputs=of)
+    assert list(fast) == ZOO[name][1]
+    for result, blocks in zip(fast.values(), slow(name, x, of), strict=True):
+        expected = blocks[0] if len(blocks) == 1 else blocks
+        assert result.agop.dtype == torch.float64
+        assert result.agop.shape == expected.shape
+        assert (result.agop - expected).norm() < 1e-9 * expected.norm()
+        assert result.n_images == 5
+
+
+def test_an_exported_network_gives_the_same():
+    x = images()
+    fast, slow = (patch_agop(build(name), x.float(), exact=True) for name in ("exported", "bordered"))
+    for name, result in fast.items():
+        assert (result.agop - slow[name].agop).norm() < 1e-5 * slow[name].agop.norm()
+
+
+def test_probes_are_right_on_average():
+    # The mean of 400 independent estimates against the exact value, entry by entry of S, in units of its standard
+    # error: were they unbiased and normal, the mean square of m entries would exceed 1 + 6 sqrt(2 / m) in fewer than
+    # 1 in 10^4 runs; the seed is fixed.
+    x = images(4)
+    module = build("residual").double()
+    exact = patch_agop(module, x, exact=True)
+    draws = [patch_agop(module, x, probes=1, seed=seed) for seed in range(100)]
+    for name, result in exact.items():
+        grams = torch.stack([d[name].gram for d in draws])
+        z = (grams.mean(0) - result.gram) / (grams.std(0) / len(draws) ** 0.5 + 1e-30)
+        assert float(z.square().mean()) < 1 + 6 * (2 / z.numel()) ** 0.5
+        assert float(z.abs().max()) < 5.5
+
+
+def test_more_probes_are_the_mean_of_single_ones():
+    x = images(3)
+    module = build("residual").double()
+    many = patch_agop(module, x, probes=3)["conv2"].gram
+    assert not torch.allclose(many, patch_agop(module, x, probes=1)["conv2"].gram, rtol=1e-3)
+
+
+def test_loss_gradients_equal_autograd():
+    x = images(4)
+    labels = torch.tensor([0, 3, 1, 1])
+    module = build("residual").double().eval()
+    result = patch_agop(module, [(x, labels)], outputs="loss")["down"]
+    total = 0.0
+    for i in range(4):
+        kept = []
+        # The sum is a tensor of its own: the network changes it in place, not what is kept.
+        handle = module.down.register_forward_hook(lambda _m, _a, out, kept=kept: kept.append(out) or out + 0)
+        loss = nn.functional.cross_entropy(module(x[i : i + 1]), labels[i : i + 1])
+        handle.remove()
+        (gradient,) = torch.autograd.grad(loss, kept)
+        g = gradient[0].flatten(1)
+        total = total + g @ g.T / 4
+    assert torch.allclose(result.gram[0], total, rtol=1e-9, atol=1e-12)
+
+
+def test_any_batching_gives_the_same():
+    x = images(7)
+    module = build("residual").double()
+    whole, parts = patch_agop(module, x, probes=2), patch_agop(module, [x[:1], x[1:5], x[5:]], probes=2)
+    for name in whole:
+        assert torch.allclose(whole[name].gram, parts[name].gram, rtol=1e-12, atol=0)
+
+
+def test_the_network_is_left_as_it_was_found():
+    module = build("residual").train()
+    before = copy.deepcopy(module.state_dict())
+    state = torch.get_rng_state()
+    patch_agop(module, images().float())
+    assert module.training
+    assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in module.parameters())
+    assert torch.equal(state, torch.get_rng_state())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+
+
+def test_standard_errors_cover_and_shrink():
+    x = torch.randn(64, 3, 12, 12, generator=torch.Generator().manual_seed(2))
+    module = build("residual")
+    number = patch_agop(module, x)["conv1"].number()
+    assert 0 < number.spread < 0.2
+
+
+def dead():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(4))
+
+
+class NaNs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        y = self.conv(x).mean((2, 3))
+        return (y - y).sqrt() * torch.ones(4)
+
+
+class Cut(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.other = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.conv(x).mean((2, 3)) + self.other(x).argmax(1, keepdim=True).float().mean((2, 3))
+
+
+class Text(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return f"{self.conv(x).mean():.3f}"
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "words"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(432, 2)), {}, "no two-dimensional convolution"),
+        (Text(), {}, "no \\[images, classes\\] tensor"),
+        (NaNs(), {"exact": True}, "NaN or infinite"),
+        (build("residual"), {"layers": ["conv9"]}, "no convolution 'conv9'"),
+        (build("residual"), {"outputs": "loss"}, "needs a label"),
+    ],
+)
+def test_what_cannot_be_analysed_says_why(module, options, words):
+    with pytest.raises(ConvscopeError, match=words):
+        patch_agop(module, images().float(), **options)
+
+
+def test_a_layer_without_gradients_is_left_out():
+    assert list(patch_agop(Cut(), images().float(), exact=True)) == ["conv"]
+
+
+@pytest.mark.parametrize("options", [{"exact": True, "probes": 2}, {"probes": 0}, {"outputs": "scores"}])
+def test_wrong_options_raise(options):
+    with pytest.raises(ValueError, match=r"exact|probes|outputs"):
+        patch_agop(build("residual"), images().float(), **options)
