@@ -15,14 +15,16 @@ from convscope.core.geometry import ConvGeometry
 from convscope.core.lines import exact
 from convscope.core.moment_values import Lag, LaggedMoments, PatchMoments, outer
 
+_FAR = 4.0  # standard deviations between the mean pixel and zero padding, beyond which float32 does not do
 _SMALL = 8192  # numbers in an image: larger ones are copied one by one, which spares a copy of all
 
 
 class PatchMomentsAccumulator(Sums[PatchMoments]):
     """Sums of patches and of their products, over images.
 
-    Arithmetic follows ``dtype``; sums across images are float64 always, and in float32 products run over at most
-    64 images before they are added in float64. The state does not depend on the method, so methods may alternate.
+    Arithmetic follows ``dtype``, but is float64 where pixels lie far from the zeros that pad them; sums across images
+    are float64 always, and in float32 products run over at most 64 images before they are added in float64. The state
+    does not depend on the method, so methods may alternate.
     Peak extra memory: the images multiplied at a time, their padded copies and their patches, strips or spectra take
     at most ``convscope.core.correlation.CHUNK_BYTES`` (48 MiB; one image's spectra or strips where they are larger;
     patches of one image are formed a few rows at a time), and so do the products of folds side by side (one fold's
@@ -96,6 +98,8 @@ class PatchMomentsAccumulator(Sums[PatchMoments]):
         rows, columns = _positions(x, geometry)
         labels = None if self.classes is None else _labels(batch, self.classes)
         dtype = _arithmetic(x.dtype, self.dtype)
+        if dtype == torch.float32 and x.device.type != "mps" and _far(x[0], geometry):
+            dtype = torch.float64
         shift = _shift(x[0].to(dtype), geometry) if dtype == torch.float32 else None
         height, width = geometry.covered(rows, columns)
         sizes = {
@@ -349,6 +353,20 @@ def _zeros(x: Tensor, geometry: ConvGeometry) -> tuple[int, int]:
     return min(top, max(height - top - x.shape[2], 0)), min(left, max(width - left - x.shape[3], 0))
 
 
+def _far(image: Tensor, geometry: ConvGeometry) -> bool:
+    """Returns whether pixels lie so far from the zeros around them that float32 would lose their covariance."""
+    if geometry.padding_mode != "zeros" or not any(geometry.padding):
+        return False
+    mean, variance = _mean_and_variance(image.float())
+    return bool((mean.square() > _FAR**2 * variance).any())
+
+
+def _mean_and_variance(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns about the mean and the variance [c] of an image [c, h, w]; of a few thousand pixels where it is large."""
+    some = image[:, :: max(image.shape[1] // 64, 1), :: max(image.shape[2] // 64, 1)]
+    return some.mean((1, 2)), some.var((1, 2), correction=0)
+
+
 def _shift(image: Tensor, geometry: ConvGeometry) -> Tensor | None:
     """Returns a constant for each channel, float64 [c], that is taken off all pixels; None where that is of no use.
 
@@ -361,8 +379,7 @@ def _shift(image: Tensor, geometry: ConvGeometry) -> Tensor | None:
     top, bottom, left, right = geometry.padding if geometry.padding_mode == "zeros" else (0, 0, 0, 0)
     if 4 * height * width < 3 * (height + top + bottom) * (width + left + right):
         return None
-    some = image[:, :: max(height // 64, 1), :: max(width // 64, 1)]
-    mean, variance = some.mean((1, 2)), some.var((1, 2), correction=0)
+    mean, variance = _mean_and_variance(image)
     return exact(mean) if bool((4 * mean.square() > variance).any()) else None
 
 
