@@ -45,25 +45,26 @@ def test_an_exported_network_gives_the_same():
 
 
 def test_probes_are_right_on_average():
-    # The mean of 400 independent estimates against the exact value, entry by entry of S, in units of its standard
-    # error: were they unbiased and normal, the mean square of m entries would exceed 1 + 6 sqrt(2 / m) in fewer than
-    # 1 in 10^4 runs; the seed is fixed.
+    # The mean of 100 independent estimates against the exact value, entry by entry of S, in units of its standard
+    # error. For an unbiased, normal estimate |t| with 99 degrees of freedom exceeds 5.5 in 3 of 10^7 cases, so that
+    # one of the fewer than 100 entries does in fewer than 1 of 10^4 runs.
     x = images(4)
     module = build("residual").double()
     exact = patch_agop(module, x, exact=True)
     draws = [patch_agop(module, x, probes=1, seed=seed) for seed in range(100)]
     for name, result in exact.items():
         grams = torch.stack([d[name].gram for d in draws])
-        z = (grams.mean(0) - result.gram) / (grams.std(0) / len(draws) ** 0.5 + 1e-30)
-        assert float(z.square().mean()) < 1 + 6 * (2 / z.numel()) ** 0.5
-        assert float(z.abs().max()) < 5.5
+        t = (grams.mean(0) - result.gram) / (grams.std(0) / len(draws) ** 0.5 + 1e-30)
+        assert float(t.abs().max()) < 5.5
 
 
-def test_more_probes_are_the_mean_of_single_ones():
+def test_several_probes_are_the_mean_of_their_draws():
     x = images(3)
     module = build("residual").double()
-    many = patch_agop(module, x, probes=3)["conv2"].gram
-    assert not torch.allclose(many, patch_agop(module, x, probes=1)["conv2"].gram, rtol=1e-3)
+    one, two = (patch_agop(module, x, probes=n)["conv1"].gram[0] for n in (1, 2))
+    second = 2 * two - one  # what the other draw alone must have given: a sum of outer products, and another one
+    assert torch.linalg.eigvalsh(second).min() > -1e-12 * second.trace()
+    assert (second - one).norm() > 1e-3 * one.norm()
 
 
 def test_loss_gradients_equal_autograd():
@@ -104,15 +105,16 @@ def test_the_network_is_left_as_it_was_found():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
 
 
-def test_standard_errors_cover_and_shrink():
-    x = torch.randn(64, 3, 12, 12, generator=torch.Generator().manual_seed(2))
+def test_standard_errors_are_those_of_other_images():
+    # Each set has probes of its own: with the same ones, much of what they err by would be common to all sets.
+    # The standard deviation over 24 sets of images is known to 15 %, and the jackknife from 10 folds to about 25 %.
     module = build("residual")
-    number = patch_agop(module, x)["conv1"].number()
-    assert 0 < number.spread < 0.2
-
-
-def dead():
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(4))
+    generator = torch.Generator().manual_seed(2)
+    sets = [torch.randn(60, 3, 12, 12, generator=generator) for _ in range(24)]
+    numbers = [patch_agop(module, x, probes=1, seed=seed)["conv1"].number() for seed, x in enumerate(sets)]
+    actual = torch.tensor([n.value for n in numbers]).std()
+    claimed = torch.tensor([n.spread for n in numbers]).square().mean().sqrt()
+    assert 0.5 < float(claimed / actual) < 2
 
 
 class NaNs(nn.Module):
@@ -158,8 +160,9 @@ def test_what_cannot_be_analysed_says_why(module, options, words):
         patch_agop(module, images().float(), **options)
 
 
-def test_a_layer_without_gradients_is_left_out():
+def test_a_layer_without_gradients_is_left_out_with_a_warning(caplog):
     assert list(patch_agop(Cut(), images().float(), exact=True)) == ["conv"]
+    assert "other is left out" in caplog.text
 
 
 @pytest.mark.parametrize("options", [{"exact": True, "probes": 2}, {"probes": 0}, {"outputs": "scores"}])

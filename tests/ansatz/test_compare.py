@@ -15,7 +15,6 @@ from convscope.ansatz.compare import (
     NullKind,
     correlation,
     effective_rank,
-    jackknife_bias,
     null_correlations,
     participation_ratio,
     power_gram,
@@ -23,7 +22,7 @@ from convscope.ansatz.compare import (
     subspace_overlap,
     top_eigenvectors,
 )
-from convscope.core.accumulate import jackknife
+from convscope.core.accumulate import jackknife, jackknife_bias
 
 SETTINGS = settings(max_examples=80, deadline=None, derandomize=True)
 KINDS = st.sampled_from(get_args(Kind))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -30,6 +31,8 @@ TARGET = 0.01  # standard error of the correlation, from the draw of the probes,
 MOST_PROBES = 16
 _TRIAL_IMAGES = 16
 _TRIAL_DRAWS = 4
+
+log = logging.getLogger("convscope")
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +170,7 @@ def feed_agop(
     Raises:
         ConvscopeError: when the network has none of these convolutions, or fails on the images.
     """
-    calls = chosen(p, network, layers)
+    calls = p.chosen(network, layers)
     count = p.feed(Images(), ImageCount, label="counting")
     draws = cotangent.count if isinstance(cotangent, Probes) else 1
     slots: dict[str, Slot[Tensor]] = {}
@@ -199,25 +202,9 @@ def feed_agop(
     return finish
 
 
-def chosen(p: Pass, network: Network, layers: Collection[str] | None) -> Sequence[ConvCall]:
-    """Returns the convolutions of these names, in the order in which they run.
-
-    Raises:
-        ConvscopeError: when there is none, or one of the names is wrong.
-    """
-    calls = p.convs(network)
-    if not calls:
-        raise ConvscopeError(f"{network.name} calls no two-dimensional convolution: only such networks can be analysed")
-    if layers is None:
-        return calls
-    wrong = [name for name in layers if name not in {call.name for call in calls}]
-    if wrong:
-        names = ", ".join(call.name for call in calls[:8]) + (", ..." if len(calls) > 8 else "")
-        raise ConvscopeError(f"{network.name} has no convolution {wrong[0]!r}: choose among {names}")
-    return [call for call in calls if call.name in layers]
-
-
-def probes_needed(p: Pass, network: Network, outputs: What, seed: int = 0, target: float = TARGET) -> int:
+def probes_needed(
+    p: Pass, network: Network, outputs: What, layers: Collection[str] | None = None, seed: int = 0
+) -> int:
     """Returns how many probes an image should get for the correlations to be known well enough.
 
     A few draws on a few images of the pilot show how much the correlation of each layer varies from draw to draw;
@@ -227,10 +214,11 @@ def probes_needed(p: Pass, network: Network, outputs: What, seed: int = 0, targe
         p: the pass.
         network: the network.
         outputs: what is differentiated.
+        layers: names of the convolutions; None for all.
         seed: of the draws.
-        target: the standard error wanted of every layer's correlation.
     """
-    if outputs == "loss" or p.source.n is None or not (calls := p.convs(network)):
+    calls = p.chosen(network, layers)
+    if outputs == "loss" or p.source.n is None:
         return 1
     few = p.pilot[torch.arange(min(len(p.pilot), _TRIAL_IMAGES))]
     values: dict[str, list[float]] = {call.name: [] for call in calls}
@@ -248,7 +236,7 @@ def probes_needed(p: Pass, network: Network, outputs: What, seed: int = 0, targe
                     values[call.name].append(correlation(weight, slot.value()))
     spreads = [float(torch.tensor(v).std()) for v in values.values() if len(v) == _TRIAL_DRAWS]
     worst = max((s for s in spreads if math.isfinite(s)), default=0.0)
-    return min(max(math.ceil((worst / target) ** 2 * len(few) / p.source.n), 1), MOST_PROBES)
+    return min(max(math.ceil((worst / TARGET) ** 2 * len(few) / p.source.n), 1), MOST_PROBES)
 
 
 def patch_agop(
@@ -285,7 +273,7 @@ def patch_agop(
 
     Returns:
         Name of each convolution to its ``PatchAgop``, in the order in which they run. A convolution whose gradients
-        cannot be had is left out; when that is true of all, the error says why.
+        cannot be had is left out with a warning; when that is true of all, the error says why.
 
     Raises:
         ConvscopeError: when the network or the images cannot be analysed; the message says what to do.
@@ -306,15 +294,16 @@ def patch_agop(
         raise ValueError("exact sends back each output and needs no probes: give one of the two")
     p = Pass(IterableSource(batches), progress=progress)
     network = Network(type(model).__name__, model)
-    cotangent_of(outputs, exact=exact, probes=1 if probes is None else probes)
     if probes is None:
-        probes = 1 if exact else probes_needed(p, network, outputs, seed)
+        probes = 1 if exact else probes_needed(p, network, outputs, layers, seed)
     finish = feed_agop(p, network, cotangent_of(outputs, exact=exact, probes=probes, seed=seed), layers)
     starts = {} if init is None else {c.name: c for c in p.convs(Network("the network before training", init))}
     p.run()
     found, skipped = finish()
     if not found:
         raise ConvscopeError(f"no convolution could be analysed; {skipped[0].what}: {skipped[0].reason}")
+    for skip in skipped:
+        log.warning("%s is left out: %s", skip.what, skip.reason)
     return {name: with_init(result, starts.get(name)) for name, result in found.items()}
 
 
@@ -323,5 +312,4 @@ def with_init(result: PatchAgop, start: ConvCall | None) -> PatchAgop:
     if start is None:
         return result
     weight = grouped(start.weight, result.geometry.groups)
-    same = weight.shape == result.weight.shape
-    return PatchAgop(**{**result.__dict__, "init": weight}) if same else result
+    return replace(result, init=weight) if weight.shape == result.weight.shape else result

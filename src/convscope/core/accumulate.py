@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, Self, TypeVar
 
 import torch
@@ -122,6 +123,42 @@ def jackknife(whole: float, without: list[float], sizes: list[float]) -> float |
     centre = g * whole - ((1 - 1 / h) * theta).sum()
     pseudo = h * whole - (h - 1) * theta
     return float((((pseudo - centre) ** 2) / (h - 1)).mean().sqrt())
+
+
+def jackknife_bias(whole: float, without: Sequence[float], sizes: Sequence[float]) -> float | None:
+    """Returns the small-sample bias of an estimate by the delete-a-group jackknife for groups of unequal size.
+
+    Busing, Meijer and van der Leeden, "Delete-m jackknife for unequal m" (1999). The bias-corrected estimate
+    ``g whole - sum_j (1 - m_j / n) without_j`` is the centre that ``jackknife`` uses; the bias is the estimate less it.
+
+    Args:
+        whole: the estimate from all n images.
+        without: the estimate without each group in turn.
+        sizes: number of images m_j of each group, positive.
+
+    Returns:
+        The bias in the estimate's unit, to be subtracted from ``whole``; None with fewer than two groups; NaN when an
+        estimate is NaN.
+
+    Raises:
+        ValueError: when a group has no size, or a size is not positive.
+
+    Example:
+        >>> values = [1.0, 2.0, 6.0]  # the variance with divisor n: its bias is -(unbiased variance) / n
+        >>> from statistics import pvariance, variance
+        >>> without = [pvariance(values[:i] + values[i + 1 :]) for i in range(3)]
+        >>> round(jackknife_bias(pvariance(values), without, [1, 1, 1]), 6), round(-variance(values) / 3, 6)
+        (-2.333333, -2.333333)
+    """
+    if len(without) != len(sizes):
+        raise ValueError(f"expected one size for each group, got {len(sizes)} sizes for {len(without)} groups")
+    if not all(m > 0 for m in sizes):
+        raise ValueError(f"sizes of groups must be positive, got {list(sizes)}: leave out groups without images")
+    if len(without) < 2:
+        return None
+    n = math.fsum(sizes)
+    # (g - 1) whole = sum_j (1 - m_j / n) whole; as differences, so that equal estimates give exactly 0.
+    return sum((1 - m / n) * (theta - whole) for theta, m in zip(without, sizes, strict=True))
 
 
 class Folded(Generic[R]):

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -131,6 +131,29 @@ class Pass:
                 run_network(network, self.pilot.images[:1], see)
             self._calls[network] = tuple(calls.values())
         return self._calls[network]
+
+    def chosen(self, network: Network, names: Collection[str] | None = None) -> tuple[ConvCall, ...]:
+        """Returns the convolutions of these names, in the order in which they run.
+
+        Args:
+            network: whose convolutions.
+            names: of layers or of their weights ("conv1" or "conv1.weight"); None for all.
+
+        Raises:
+            ConvscopeError: when there is none, or one of the names is wrong, or the network fails on the images.
+        """
+        calls = self.convs(network)
+        if not calls:
+            raise ConvscopeError(
+                f"{network.name} calls no two-dimensional convolution: only such networks can be analysed"
+            )
+        if names is None:
+            return calls
+        wanted = {name.removesuffix(".weight") for name in names}
+        if unknown := wanted - {call.name.removesuffix(".weight") for call in calls}:
+            known = ", ".join(call.name for call in calls[:8]) + (", ..." if len(calls) > 8 else "")
+            raise ConvscopeError(f"{network.name} has no convolution {min(unknown)!r}: choose one of {known}")
+        return tuple(call for call in calls if call.name.removesuffix(".weight") in wanted)
 
     def feed(
         self, stream: Stream, make: Callable[[], Accumulator[R]], *, folded: bool = True, label: str = ""

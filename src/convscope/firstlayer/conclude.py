@@ -30,7 +30,7 @@ from convscope.firstlayer.notebook import (
 from convscope.firstlayer.profile import EnergyProfile, energy_profile
 from convscope.firstlayer.result import FirstLayerResult
 from convscope.firstlayer.signal import Signal, signal_matrix
-from convscope.firstlayer.whitening import WhiteningCurves, whitening_curves
+from convscope.firstlayer.whitening import LAG, WhiteningCurves, whitening_curves
 
 SHOWN_FILTERS = 96
 CHANCE = "random filters, fitted alike"
@@ -207,7 +207,7 @@ def _whitening(book: Notebook, e: Evidence, fit: ProfileFit) -> None:
     lags = paired_lags(pairs.moments)
     curves = {id(m): _curves(e, m, lags, fit) for m in pairs.all_moments}
     whole = curves[id(pairs.moments)]
-    ten = min(range(len(lags)), key=lambda i: abs(lags[i] - 10))
+    ten = min(range(len(lags)), key=lambda i: abs(lags[i] - LAG))
     book.facts["response_lag"] = float(lags[ten])
     chance = float(whole.random_low[ten]), float(whole.random_high[ten])
     book.put("response", lambda m: float(curves[id(m)].bank[ten]), chance, "random filters")

@@ -25,7 +25,7 @@ from convscope.firstlayer.notebook import (
 from convscope.firstlayer.prediction import predict_energy_profile
 from convscope.firstlayer.result import PatchResult
 from convscope.firstlayer.theory import feed_kept, feed_moments, feed_pairs, kept_images, named_conv, varied
-from convscope.firstlayer.whitening import autocorrelation, lagged_covariances, raw_pixels_gram, whitening_gram
+from convscope.firstlayer.whitening import LAG, autocorrelation, lagged_covariances, raw_pixels_gram, whitening_gram
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -171,7 +171,7 @@ def conclude_data(patches: Patches) -> DataResult:
 
 def _pixels(book: Notebook) -> None:
     lags = paired_lags(book.patches.moments)
-    ten = min(range(len(lags)), key=lambda i: abs(lags[i] - 10))
+    ten = min(range(len(lags)), key=lambda i: abs(lags[i] - LAG))
     book.facts["response_lag"] = float(lags[ten])
     for name, gram in {"response_raw": raw_pixels_gram, "response_perfect": whitening_gram}.items():
         curves = {

@@ -23,9 +23,9 @@ from convscope.core.taps import ConvCall
 from convscope.firstlayer.conclude import Evidence, conclude
 from convscope.firstlayer.result import FirstLayerResult
 from convscope.firstlayer.signal import Signal, SignalAutocorrelation
+from convscope.firstlayer.whitening import LAG
 
-LAG = 10  # pixels; the paper's whitening figure looks at this one
-LAGS = (1, 2, 3, 5, LAG, 20)
+LAGS = (1, 2, 3, 5, LAG, 20)  # pixels
 PAIR_IMAGES = (32, 500)  # at least and at most, for the correlations between places
 PAIR_ENTRIES = 15_000_000  # patch entries that are enough for them
 SIGNAL_IMAGES = (16, 256)  # at least and at most, for the back-propagated signal
@@ -137,16 +137,7 @@ def named_conv(p: Pass, network: Network, layer: str | None) -> ConvCall:
     Raises:
         ConvscopeError: when there is none.
     """
-    calls = p.convs(network)
-    if not calls:
-        raise ConvscopeError(f"{network.name} calls no two-dimensional convolution: only such networks can be analysed")
-    if layer is None:
-        return calls[0]
-    for call in calls:
-        if layer in {call.name, f"{call.name}.weight"}:
-            return call
-    names = ", ".join(call.name for call in calls[:8]) + (", ..." if len(calls) > 8 else "")
-    raise ConvscopeError(f"{network.name} has no convolution {layer!r}: choose one of {names}")
+    return p.chosen(network, None if layer is None else [layer])[0]
 
 
 def feed_moments(p: Pass, network: Network, call: ConvCall, classes: int | None) -> Slot[PatchMoments]:
@@ -159,7 +150,7 @@ def feed_moments(p: Pass, network: Network, call: ConvCall, classes: int | None)
     if needed > _room(p):
         raise ConvscopeError(
             f"patches of {call.name} have {call.geometry.patch_dim} entries: their covariances would take "
-            f"{needed / 2**30:.1f} GiB, and {_room(p) / 2**30:.1f} GiB are allowed, a quarter of all sums: choose "
+            f"{needed / 2**30:.1f} GiB, and {_room(p) / 2**30:.1f} GiB is a quarter of what may be used: choose "
             "another layer (--layer) or allow more memory (--max-memory)"
         )
     stream = Input(network, call.name)

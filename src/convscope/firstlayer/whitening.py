@@ -14,6 +14,8 @@ from convscope.firstlayer.components import kept, modes, variances
 from convscope.firstlayer.prediction import predict_energy_profile
 from convscope.firstlayer.profile import bank_gram
 
+LAG = 10  # pixels; the paper's whitening figure looks at this one
+
 if TYPE_CHECKING:
     from convscope.core.moment_values import PatchMoments
 
