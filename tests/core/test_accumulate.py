@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convscope.core.accumulate import Folded, Sums, jackknife, merged
+from convscope.core.accumulate import Folded, Sums, jackknife, jackknife_bias, merged
 from convscope.core.batches import Batch
 
 
@@ -163,3 +163,34 @@ def test_added_terms_are_copies():
     other.merge(sums)
     other.add("a", term)
     assert sums.sums["a"].tolist() == [2, 2]
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.floats(-5, 5), st.integers(1, 9)), min_size=2, max_size=8), st.floats(-5, 5))
+def test_bias_is_the_distance_to_the_centre_of_the_jackknife(groups, whole):
+    without, sizes = [t for t, _ in groups], [m for _, m in groups]
+    n = sum(sizes)
+    pseudo = [n / m * whole - (n / m - 1) * theta for theta, m in groups]
+    centre = sum(m / n * p for p, m in zip(pseudo, sizes, strict=True))  # the weighted mean of pseudo-values
+    bias = jackknife_bias(whole, without, sizes)
+    assert bias == pytest.approx(whole - centre, abs=1e-9)
+    # The standard error is the spread of the same pseudo-values around the same centre.
+    spread = math.sqrt(
+        sum((p - whole + bias) ** 2 / (n / m - 1) for p, m in zip(pseudo, sizes, strict=True)) / len(sizes)
+    )
+    assert jackknife(whole, without, sizes) == pytest.approx(spread, abs=1e-9)
+
+
+def test_bias_needs_two_groups():
+    assert jackknife_bias(1.0, [1.0], [3]) is None
+    assert jackknife_bias(1.0, [1.0, 1.0], [3, 2]) == 0
+    assert math.isnan(jackknife_bias(1.0, [math.nan, 1.0], [1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("without", "sizes", "message"),
+    [([1.0, 2.0], [1], "got 1 sizes for 2 groups"), ([1.0, 2.0], [1, 0], "must be positive")],
+)
+def test_bias_names_bad_input(without, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        jackknife_bias(1.0, without, sizes)

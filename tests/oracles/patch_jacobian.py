@@ -10,11 +10,12 @@ def _pairs(x):
     return (x, x) if isinstance(x, int) else tuple(x)
 
 
-def patch_agop(module, images, of="logits"):
+def patch_agop(module, images, of="logits", *, centred=False, outputs=None):
     """Returns, in the order of first calls, [g, d, d] float64: the mean over images of the sum over outputs,
     positions and calls of the outer product of an output's gradient with respect to a patch.
 
-    Layers are told apart by their weights.
+    Layers are told apart by their weights. Centred: each gradient less its mean over images, for one output, call and
+    position. Outputs: the numbers of those to sum over; None for all.
     """
     seen = []
     original = F.conv2d
@@ -47,12 +48,16 @@ def patch_agop(module, images, of="logits"):
         scores = scores.softmax(1)
     weights = list({id(w): w for w, _, _ in seen}.values())
     totals = [0.0] * len(weights)
-    for i in range(len(images)):
-        for o in range(scores.shape[1]):
+    for o in range(scores.shape[1]) if outputs is None else outputs:
+        rows = [[] for _ in seen]
+        for i in range(len(images)):
             gradients = torch.autograd.grad(scores[i, o], [p for _, _, p in seen], retain_graph=True, allow_unused=True)
-            for (w, groups, patches), gradient in zip(seen, gradients, strict=True):
-                k = next(j for j, other in enumerate(weights) if other is w)
+            for row, (_, groups, patches), gradient in zip(rows, seen, gradients, strict=True):
                 g = torch.zeros_like(patches[i]) if gradient is None else gradient[i]
-                g = g.unflatten(0, (groups, -1)).double()
-                totals[k] = totals[k] + g @ g.mT / len(images)
+                row.append(g.unflatten(0, (groups, -1)).double())
+        for (w, _, _), row in zip(seen, rows, strict=True):
+            k = next(j for j, other in enumerate(weights) if other is w)
+            mean = sum(row) / len(row) if centred else torch.zeros_like(row[0])
+            for g in row:
+                totals[k] = totals[k] + (g - mean) @ (g - mean).mT / len(images)
     return totals

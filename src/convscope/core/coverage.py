@@ -19,7 +19,7 @@ class Coverage:
         complete: False when the pass was interrupted.
         unreadable: images that could not be read, each with its reason.
         processes: number of processes that shared the images.
-        folds: number of folds of images that the error bars rest on.
+        folds: largest number of folds of images that error bars rest on; 1 for none.
         resumed: number of images whose sums came from a checkpoint.
         seconds: wall-clock seconds by part ("reading", "patch moments", ...).
         notes: sentences that a reader should know ("interrupted after 300 of 1000 images").

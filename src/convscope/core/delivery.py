@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from convscope.core.batches import Batch
 from convscope.core.errors import ConvscopeError
@@ -54,6 +56,28 @@ def run_network(
     if differentiate:
         x = x.detach().requires_grad_()
     return x, forward(network.module, x, see, network.name)
+
+
+def upstream(edges: Sequence[GradientEdge]) -> list[GradientEdge]:
+    """Returns those edges of the autograd graph upstream of which lies no other of them.
+
+    Gradients at all edges pass by when those at these few are asked for, and none is computed any further: that of a
+    large image, before its first convolution, can cost as much as that of several layers.
+
+    Args:
+        edges: where gradients are wanted.
+    """
+    nodes = {edge.node for edge in edges}
+    kept = []
+    for edge in edges:
+        seen: set[Node | None] = {None}
+        front = {node for node, _ in edge.node.next_functions}
+        while front and not front & nodes:
+            seen |= front
+            front = {node for n in front if n is not None for node, _ in n.next_functions} - seen
+        if not front:
+            kept.append(edge)
+    return kept
 
 
 def _conv(slot: Slot[Any]) -> str:
@@ -109,7 +133,13 @@ class Delivery:
     def _visit(self, network: Network, slots: list[Slot[Any]], batch: Batch) -> None:
         forwards = [s for s in slots if not isinstance(s.stream, Gradient)]
         backwards = [s for s in slots if isinstance(s.stream, Gradient)]
+        takers: dict[Cotangent, dict[str, list[Slot[Any]]]] = {}
+        for slot in backwards:
+            if isinstance(slot.stream, Gradient):
+                takers.setdefault(slot.stream.cotangent, {}).setdefault(_conv(slot), []).append(slot)
         wanted = {_conv(s) for s in slots}
+        differentiated = {_conv(s) for s in backwards}
+        edges: list[GradientEdge] = []
         current: list[Cotangent] = []
         found: set[str] = set()
         end = None if backwards else self._last_call(network, wanted)
@@ -124,27 +154,28 @@ class Delivery:
                     if _conv(slot) == call.name:
                         x = call.input if isinstance(slot.stream, Input) else call.output
                         self._update(slot, x.detach(), batch)
-                if backwards and call.output.requires_grad:
-                    call.output.register_hook(lambda gradient: arrived(call.name, gradient))
+                if call.name in differentiated and call.output.requires_grad:
+                    # By name: a hook that held the call would hold the graph that holds the hook, for ever.
+                    call.output.register_hook(partial(arrived, call.name))
+                    edges.append(get_gradient_edge(call.output))
             if seen == end:
                 raise Enough
 
         def arrived(conv: str, gradient: Tensor) -> None:
-            for slot in backwards:
-                stream = slot.stream
-                if isinstance(stream, Gradient) and stream.conv == conv and stream.cotangent == current[-1]:
-                    self._update(slot, gradient.detach(), batch)
+            for slot in takers[current[-1]].get(conv, ()):
+                self._update(slot, gradient.detach(), batch)
 
         with torch.set_grad_enabled(bool(backwards)):
             with self.timed(f"{network.name}: forward"):
                 x, output = run_network(network, batch.images, see, differentiate=bool(backwards))
             try:
-                for cotangent in dict.fromkeys(s.stream.cotangent for s in backwards if isinstance(s.stream, Gradient)):
+                ends: Sequence[GradientEdge | Tensor] = upstream(edges) or [x]
+                for cotangent in takers:
                     current.append(cotangent)
                     scores = logits(output, len(batch))
                     for vector in cotangent.vectors(scores, batch):
                         with self.timed(f"{network.name}: backward"):
-                            torch.autograd.grad(scores, x, vector, retain_graph=True, allow_unused=True)
+                            torch.autograd.grad(scores, ends, vector, retain_graph=True, allow_unused=True)
             except (ConvscopeError, RuntimeError) as error:
                 reason = str(error).splitlines()[0][:200]
                 for slot in backwards:

@@ -33,3 +33,18 @@ class Network:
     prepare: Callable[[Tensor], Tensor] = unchanged
     skipped: tuple[Skip, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def following_norm(module: nn.Module, conv: str) -> tuple[Tensor, Tensor, float] | None:
+    """Returns (gamma, running variance, eps) of the batch norm registered right after a convolution, or None."""
+    names = dict(module.named_modules())
+    own = names.get(conv)
+    leaves = [m for m in module.modules() if not list(m.children())]
+    if own not in leaves or leaves.index(own) + 1 >= len(leaves):
+        return None
+    norm = leaves[leaves.index(own) + 1]
+    if not isinstance(norm, nn.BatchNorm2d) or not isinstance(own, nn.Conv2d) or norm.num_features != own.out_channels:
+        return None
+    if norm.weight is None or norm.running_var is None:
+        return None
+    return norm.weight.detach().clone(), norm.running_var.detach().clone(), float(norm.eps)

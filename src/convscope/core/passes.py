@@ -24,7 +24,7 @@ from convscope.core.network import Network
 from convscope.core.results import Skip
 from convscope.core.slots import Slot
 from convscope.core.source import Source
-from convscope.core.streams import Images, Stream
+from convscope.core.streams import Gradient, Images, Stream
 from convscope.core.taps import ConvCall, left_as_found
 
 R = TypeVar("R")
@@ -44,7 +44,8 @@ class Pass:
         networks: by name, for the theories to find ("model", "init", "twin").
         batch_size: images of a batch.
         workers: reading processes.
-        max_memory: bytes that all sums together may take; folds shrink from 10 to 4, then the spread is not computed.
+        max_memory: bytes that all sums together may take; the folds of the largest sums shrink from 10 to 4, then
+            their spread is not computed.
         checkpoint_seconds: time between two checkpoints of the sums; 0 for one after each batch.
         progress: whether to show a progress bar.
         announce: told, once the first batch has shown it, how long the reading will take.
@@ -185,10 +186,10 @@ class Pass:
         delivery = Delivery(self._slots, self.pilot, self.source.n, self.timed)
         file = None if checkpoint_file is None else checkpoint.of_process(checkpoint_file, self.rank, self.world)
         with left_as_found([network.module for network in delivery.networks]):
-            folds = self._choose_folds(delivery)
+            self._choose_folds(delivery)
             start = used = 0
             if resume and file is not None and file.exists():
-                start, used = self._resume(file, folds)
+                start, used = self._resume(file)
             resumed, complete, saved = used, True, time.monotonic()
             with _interruptible() as stop:
                 began = time.perf_counter()
@@ -199,32 +200,37 @@ class Pass:
                     used += len(batch)
                     complete = not stop
                     if file is not None and (stop or time.monotonic() - saved >= self.checkpoint_seconds):
-                        self._save(file, folds, done, used)
+                        self._save(file, done, used)
                         saved = time.monotonic()
                     if stop:
                         break
         with self.timed("adding up processes"):
-            coverage = self._conclude(folds, used, resumed, complete)
+            coverage = self._conclude(used, resumed, complete)
         if coverage.complete and file is not None:
             file.unlink(missing_ok=True)
         return coverage
 
-    def _choose_folds(self, delivery: Delivery) -> int:
+    def _choose_folds(self, delivery: Delivery) -> None:
         # One image tells the size of each accumulator's state, and what the rest will cost.
         for slot in self._slots:
             slot.spread_over(1)
         delivery(self.pilot[torch.tensor([0])], sample=False)
-        size = {True: 0, False: 0}
-        for slot in self._slots:
-            size[slot.folded] += sum(t.numel() * t.element_size() for t in slot.accumulator.state_dict().values())
+        sizes = [
+            sum(t.numel() * t.element_size() for t in slot.accumulator.state_dict().values()) for slot in self._slots
+        ]
+        # By size: slots of one size have the same folds, for values that are added fold by fold over several slots.
+        folds = {size: FOLDS for slot, size in zip(self._slots, sizes, strict=True) if slot.folded}
+
+        def total() -> int:
+            pairs = zip(self._slots, sizes, strict=True)
+            return sum(size * (folds[size] if slot.folded else 1) for slot, size in pairs)
+
+        while total() > self.max_memory and max(folds.values(), default=1) > 1:
+            largest = max((size for size in folds if folds[size] > 1), key=lambda size: size * folds[size])
+            folds[largest] = FEWEST_FOLDS if folds[largest] == FOLDS else 1
+        for slot, size in zip(self._slots, sizes, strict=True):
             slot.failure = None
-        folds = FOLDS
-        while folds >= FEWEST_FOLDS and folds * size[True] + size[False] > self.max_memory:
-            folds -= 1
-        folds = folds if folds >= FEWEST_FOLDS else 1
-        for slot in self._slots:
-            slot.spread_over(folds)
-        return folds
+            slot.spread_over(folds.get(size, 1))
 
     def _batches(self, done: int) -> Iterator[tuple[int, Batch]]:
         first = self._first if done == 0 else []
@@ -255,23 +261,28 @@ class Pass:
             images = -(-self.source.n // (self.world if self.source.sharded else 1)) - done
             self.announce(f"reading {images} images will take about {_duration(seconds_an_image * images)}")
 
-    def _fingerprint(self, folds: int) -> str:
-        text = [self.source.fingerprint, str(self.source.n), f"{folds} {self.rank} of {self.world}", torch.__version__]
+    def _fingerprint(self) -> str:
+        text = [self.source.fingerprint, str(self.source.n), f"{self.rank} of {self.world}", torch.__version__]
+        networks: dict[Network, None] = {}
         for slot in self._slots:
-            text.append(f"{type(slot.stream).__name__} {type(slot.make()).__name__} {slot.label}")
-            if isinstance(slot.stream, Images):
-                text.append(repr(slot.stream))
-            else:
-                network = slot.stream.network
-                text += [slot.stream.conv, network.name]
-                text += [name + checkpoint.digest(tensor) for name, tensor in network.module.state_dict().items()]
+            stream = slot.stream
+            text.append(f"{type(stream).__name__} {type(slot.make()).__name__} {slot.label} {slot.folds}")
+            if isinstance(stream, Images):
+                text.append(repr(stream))
+                continue
+            networks[stream.network] = None
+            text += [stream.network.name, stream.conv, str(stream.images)]
+            if isinstance(stream, Gradient):
+                text.append(repr(stream.cotangent))
+        for network in networks:
+            text += [name + checkpoint.digest(tensor) for name, tensor in network.module.state_dict().items()]
         return hashlib.sha256("\n".join(text).encode()).hexdigest()
 
-    def _save(self, file: Path, folds: int, done: int, used: int) -> None:
+    def _save(self, file: Path, done: int, used: int) -> None:
         checkpoint.save(
             file,
             {
-                "fingerprint": self._fingerprint(folds),
+                "fingerprint": self._fingerprint(),
                 "done": done,
                 "used": used,
                 "states": [slot.accumulator.state_dict() for slot in self._slots],
@@ -282,11 +293,11 @@ class Pass:
             },
         )
 
-    def _resume(self, file: Path, folds: int) -> tuple[int, int]:
+    def _resume(self, file: Path) -> tuple[int, int]:
         if not self.source.fingerprint:
             raise ConvscopeError(f"{self.source.name} is read from an iterable and cannot resume: run it afresh")
         state = checkpoint.load(file)
-        if state["fingerprint"] != self._fingerprint(folds):
+        if state["fingerprint"] != self._fingerprint():
             raise ConvscopeError(
                 f"the checkpoint {file} belongs to another run (other images, weights, options or number of "
                 "processes): remove it or run without resuming"
@@ -299,7 +310,7 @@ class Pass:
         self.timed.seconds = dict(state["seconds"])
         return state["done"], state["used"]
 
-    def _conclude(self, folds: int, used: int, resumed: int, complete: bool) -> Coverage:
+    def _conclude(self, used: int, resumed: int, complete: bool) -> Coverage:
         for slot in self._slots:
             failures = [f for f in processes.gather(slot.failure) if f is not None]
             slot.failure = failures[0] if failures else None
@@ -314,19 +325,35 @@ class Pass:
         if not complete:
             expected = "" if self.source.n is None else f" of {self.source.n}"
             notes.append(f"Interrupted after {images}{expected} images: everything here rests on those.")
-        if folds == 1:
-            notes.append("Spreads were not computed: the sums of several folds would not fit into memory.")
+        if without := [slot for slot in self._slots if slot.folded and slot.folds == 1]:
+            notes.append(
+                f"Spreads were not computed for {_named(without)}: the sums of several folds would not fit into memory."
+            )
         return Coverage(
             images=images,
             expected=self.source.n,
             complete=complete,
             unreadable=tuple(dict.fromkeys(unreadable)),
             processes=self.world,
-            folds=folds,
+            folds=max((slot.folds for slot in self._slots), default=1),
             resumed=sum(processes.gather(resumed)),
             seconds=dict(self.timed.seconds),
             notes=tuple(notes),
         )
+
+
+def _named(slots: list[Slot[Any]]) -> str:
+    """Returns what slots collect, and of which layers: "patch moments of conv1"."""
+    layers: dict[str, dict[str, None]] = {}
+    for slot in slots:
+        of = layers.setdefault(slot.label, {})
+        if not isinstance(slot.stream, Images):
+            of[slot.stream.conv] = None
+    parts = []
+    for label, of in layers.items():
+        names = ", ".join(of) if len(of) <= 3 else f"{len(of)} layers"
+        parts.append(f"{label} of {names}" if names else label)
+    return "; ".join(parts)
 
 
 def _duration(seconds: float) -> str:

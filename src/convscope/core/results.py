@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
@@ -108,6 +108,24 @@ class LayerRow:
 
     numbers: Mapping[str, Number]
     shape: str = ""
+
+
+def conv_shape(shape: Sequence[int], stride: Sequence[int], groups: int = 1) -> str:
+    """Returns a convolution's geometry in a few words.
+
+    Args:
+        shape: (k, c / groups, q, r) of its filters.
+        stride: (vertical, horizontal).
+        groups: number of groups.
+
+    Example:
+        >>> conv_shape((64, 3, 7, 7), (2, 2))
+        '64×3×7×7, stride 2'
+    """
+    text = "×".join(map(str, shape))
+    if tuple(stride) != (1, 1):
+        text += f", stride {'×'.join(map(str, dict.fromkeys(stride)))}"
+    return text if groups == 1 else f"{text}, {groups} groups"
 
 
 @runtime_checkable

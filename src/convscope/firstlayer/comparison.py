@@ -290,8 +290,9 @@ def compare_profiles(profiles: Sequence[Profiled], skipped: Sequence[Skip] = ())
         index = [*where, m]
         matrix[np.ix_(index, index)] = whole.matrix.numpy()
         logs[np.ix_(index, index)] = whole.log_matrix.numpy()
-        folds = min((len(p.without) for p in group), default=0)
-        if folds > 1:
+        folds = len(group[0].without)
+        # Folds are compared one by one, so that profiles with different folds have no error bars.
+        if folds > 1 and {len(p.without) for p in group} == {folds}:
             without = [_consistency(group, [p.without[k][1:] for p in group]).matrix.numpy() for k in range(folds)]
             counts = [float(group[0].without[k][0]) for k in range(folds)]
             errors = [

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from convscope.core.errors import ConvscopeError
+from convscope.core.plain import array_of, fact_of, rounded_lists, text_of
 from convscope.core.results import (
     Definition,
     Finding,
     LayerRow,
     Number,
     Skip,
+    conv_shape,
     finite,
     finite_list,
     number_from_json,
@@ -79,7 +81,7 @@ class PatchResult(ABC):
             "numbers": {key: number_to_json(number) for key, number in self.numbers.items()},
             "curves": {name: finite_list(curve.tolist()) for name, curve in self.curves.items()},
             "facts": {k: finite(v) if isinstance(v, float) else v for k, v in self.facts.items()},
-            "patches": _rounded(self.patches),
+            "patches": rounded_lists(self.patches),
             "skipped": [[s.what, s.reason] for s in self.skipped],
         }
 
@@ -102,12 +104,12 @@ class PatchResult(ABC):
     @classmethod
     def _fields(cls, data: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            "layer": _text(data["layer"]),
-            "numbers": {_text(key): number_from_json(number) for key, number in data["numbers"].items()},
-            "curves": {_text(name): _array(curve, 1) for name, curve in data["curves"].items()},
-            "facts": {_text(k): _fact(v) for k, v in data["facts"].items()},
-            "patches": _array(data["patches"], 4),
-            "skipped": tuple(Skip(_text(what), _text(reason)) for what, reason in data["skipped"]),
+            "layer": text_of(data["layer"]),
+            "numbers": {text_of(key): number_from_json(number) for key, number in data["numbers"].items()},
+            "curves": {text_of(name): array_of(curve, 1) for name, curve in data["curves"].items()},
+            "facts": {text_of(k): fact_of(v) for k, v in data["facts"].items()},
+            "patches": array_of(data["patches"], 4),
+            "skipped": tuple(Skip(text_of(what), text_of(reason)) for what, reason in data["skipped"]),
         }
 
     def _check(self) -> None:
@@ -167,15 +169,14 @@ class FirstLayerResult(PatchResult):
             "response": "response correlation",
         }
         numbers = {heading: self.numbers[k] for k, heading in headings.items() if k in self.numbers}
-        stride = "" if self.stride == (1, 1) else f", stride {'×'.join(map(str, dict.fromkeys(self.stride)))}"
-        return {self.layer: LayerRow(numbers, "×".join(map(str, self.shape)) + stride)}
+        return {self.layer: LayerRow(numbers, conv_shape(self.shape, self.stride))}
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values."""
         return super().to_json() | {
             "shape": list(self.shape),
             "stride": list(self.stride),
-            "filters": _rounded(self.filters),
+            "filters": rounded_lists(self.filters),
             "consistency_names": list(self.consistency_names),
             "consistency": [finite_list(row) for row in self.consistency.tolist()],
         }
@@ -185,9 +186,9 @@ class FirstLayerResult(PatchResult):
         return super()._fields(data) | {
             "shape": tuple(int(n) for n in data["shape"]),
             "stride": (int(data["stride"][0]), int(data["stride"][1])),
-            "filters": _array(data["filters"], 4),
-            "consistency_names": tuple(_text(name) for name in data["consistency_names"]),
-            "consistency": _array(data["consistency"], 2) if data["consistency"] else np.empty((0, 0)),
+            "filters": array_of(data["filters"], 4),
+            "consistency_names": tuple(text_of(name) for name in data["consistency_names"]),
+            "consistency": array_of(data["consistency"], 2) if data["consistency"] else np.empty((0, 0)),
         }
 
     def _check(self) -> None:
@@ -205,29 +206,3 @@ class FirstLayerResult(PatchResult):
             "linear ramp",
         }:
             raise ValueError("it names no baseline")
-
-
-def _rounded(array: np.ndarray) -> list[Any]:
-    # Six digits are more than a picture shows, and keep the file small.
-    return np.vectorize(lambda v: float(f"{v:.6g}"))(array).tolist() if array.size else []
-
-
-def _array(values: Any, ndim: int) -> np.ndarray:
-    array = np.array(values, dtype=np.float64)
-    if array.ndim != ndim:
-        raise ValueError(f"expected an array of {ndim} axes, got {array.ndim}")
-    return array
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected text, got {type(value).__name__}")
-    return value
-
-
-def _fact(value: Any) -> str | bool | float:
-    if value is None:
-        return float("nan")
-    if not isinstance(value, str | bool | int | float):
-        raise TypeError(f"expected text or a number, got {type(value).__name__}")
-    return value

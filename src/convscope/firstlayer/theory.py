@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from convscope.core.batches import Batch
 from convscope.core.errors import ConvscopeError
@@ -14,7 +14,7 @@ from convscope.core.geometry import ConvGeometry
 from convscope.core.kept import Kept, KeptImages
 from convscope.core.moment_values import PatchMoments
 from convscope.core.moments import PatchMomentsAccumulator
-from convscope.core.network import Network
+from convscope.core.network import Network, following_norm
 from convscope.core.passes import Pass
 from convscope.core.results import Skip
 from convscope.core.slots import Slot
@@ -251,18 +251,3 @@ def lags_of(call: ConvCall, wanted: Sequence[int] = LAGS) -> list[tuple[int, int
         steps = sorted({max(1, round(lag / step)) for lag in wanted})
         lags += [((s * step, 0), (0, s * step))[axis] for s in steps if s < positions[axis]]
     return lags
-
-
-def following_norm(module: nn.Module, conv: str) -> tuple[Tensor, Tensor, float] | None:
-    """Returns (gamma, running variance, eps) of the batch norm registered right after a convolution, or None."""
-    names = dict(module.named_modules())
-    own = names.get(conv)
-    leaves = [m for m in module.modules() if not list(m.children())]
-    if own not in leaves or leaves.index(own) + 1 >= len(leaves):
-        return None
-    norm = leaves[leaves.index(own) + 1]
-    if not isinstance(norm, nn.BatchNorm2d) or not isinstance(own, nn.Conv2d) or norm.num_features != own.out_channels:
-        return None
-    if norm.weight is None or norm.running_var is None:
-        return None
-    return norm.weight.detach().clone(), norm.running_var.detach().clone(), float(norm.eps)

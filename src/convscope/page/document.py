@@ -178,7 +178,7 @@ def _provenance(report: Report) -> list[tuple[str, str]]:
         read += f", the sums of {coverage.resumed:,} from a checkpoint"
     rows = [
         ("Images", read),
-        ("Error bars", f"{coverage.folds} folds of images"),
+        ("Error bars", f"{coverage.folds} folds of images" if coverage.folds > 1 else "not computed"),
         ("Processes", f"{coverage.processes}"),
         ("Precision", provenance.precision),
         ("Seeds", ", ".join(f"{name} {seed}" for name, seed in provenance.seeds.items()) or "none drawn"),

@@ -121,7 +121,11 @@ def _table(rows: Sequence[Sequence[str]], width: int) -> str:
         text = text if len(text) <= widths[j] else text[: widths[j] - 1] + "…"
         return text.ljust(widths[j]) if j == 0 else text.rjust(widths[j])
 
-    return "\n\n".join("\n".join("  ".join(cell(row[j], j) for j in b).rstrip() for row in rows) for b in blocks)
+    def lines(block: Sequence[int]) -> str:
+        filled = [row for row in rows if any(row[j] for j in block[1:])]
+        return "\n".join("  ".join(cell(row[j], j) for j in block).rstrip() for row in filled)
+
+    return "\n\n".join(map(lines, blocks))
 
 
 def _skipped(report: Report, width: int) -> str:

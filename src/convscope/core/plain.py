@@ -1,0 +1,61 @@
+"""Arrays and texts as plain JSON values, and back with checks: a file may come from a stranger."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def rounded_lists(array: np.ndarray, digits: int = 6) -> list[Any]:
+    """Returns nested lists of finite values rounded to so many significant digits; a NaN or infinity becomes None.
+
+    Six digits are more than a picture shows, and keep the file small.
+
+    Example:
+        >>> rounded_lists(np.array([[1 / 3, np.nan]]), 2)
+        [[0.33, None]]
+    """
+    if not array.size:
+        return []
+
+    def one(value: float) -> float | None:
+        return float(f"{value:.{digits}g}") if np.isfinite(value) else None
+
+    return np.vectorize(one, otypes=[object])(array).tolist()
+
+
+def array_of(values: Any, ndim: int) -> np.ndarray:
+    """Returns the float64 array that nested lists hold; None is NaN.
+
+    Raises:
+        ValueError: when they have another number of axes, or are no numbers.
+    """
+    array = np.array(values, dtype=np.float64)
+    if array.ndim != ndim:
+        raise ValueError(f"expected an array of {ndim} axes, got {array.ndim}")
+    return array
+
+
+def text_of(value: Any) -> str:
+    """Returns a text.
+
+    Raises:
+        TypeError: when it is none.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"expected text, got {type(value).__name__}")
+    return value
+
+
+def fact_of(value: Any) -> str | bool | float:
+    """Returns a text, a truth value or a number; None is NaN.
+
+    Raises:
+        TypeError: when it is something else.
+    """
+    if value is None:
+        return float("nan")
+    if not isinstance(value, str | bool | int | float):
+        raise TypeError(f"expected text or a number, got {type(value).__name__}")
+    return value

@@ -1,0 +1,113 @@
+import gc
+import weakref
+
+import torch
+from torch import nn
+from torch.autograd.graph import get_gradient_edge
+
+from convscope.core.accumulate import Sums
+from convscope.core.batches import Batch
+from convscope.core.delivery import Delivery, Stopwatch, upstream
+from convscope.core.network import Network
+from convscope.core.slots import Slot
+from convscope.core.streams import EachOutput, Gradient
+
+
+class Total(Sums[torch.Tensor]):
+    """Sum of squares of what is delivered, per channel."""
+
+    def update(self, x, batch):
+        self.add("total", x.double().square().sum((0, 2, 3)))
+
+    def compute(self):
+        return self.sums["total"]
+
+
+class Net(nn.Module):
+    """Two branches; the conv in front of one of them is cut off by rounding."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.cut = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(4))
+        self.after = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        y = torch.relu_(self.a(x))
+        y = torch.relu_(self.b(y)) + self.c(y)
+        return (y + self.after(self.cut(x).detach().round())).square().mean((2, 3))
+
+
+def delivered(module, convs, x):
+    network, batch = Network("net", module), Batch.of(x, None, torch.arange(len(x)))
+    slots = [Slot(Gradient(network, conv, EachOutput()), Total, False, "total") for conv in convs]
+    Delivery(slots, batch, None, Stopwatch())(batch)
+    return {conv: slot.accumulator.state_dict().get("total") for conv, slot in zip(convs, slots, strict=True)}
+
+
+def images():
+    return torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+def test_only_edges_with_none_upstream_are_kept():
+    x = torch.randn(2, requires_grad=True)
+    a = x * 2
+    b = a.exp()
+    c = x.sin()
+    d = b + c
+    edge = {name: get_gradient_edge(t) for name, t in {"a": a, "b": b, "c": c, "d": d}.items()}
+    kept = {name for name, e in edge.items() if e in upstream(list(edge.values()))}
+    assert kept == {"a", "c"}
+    assert upstream([edge["d"]]) == [edge["d"]]
+    assert upstream([]) == []
+
+
+def test_a_layer_gets_the_same_gradients_whichever_others_are_wanted():
+    torch.manual_seed(0)
+    module = Net().eval()
+    together = delivered(module, ["a", "b", "c", "after"], images())
+    for conv, total in together.items():
+        assert float(total.sum()) > 0
+        assert torch.allclose(delivered(module, [conv], images())[conv], total, rtol=1e-6)
+
+
+def test_a_layer_behind_a_cut_has_gradients_and_the_one_before_has_none():
+    found = delivered(Net().eval(), ["cut", "after"], images())
+    assert found["cut"] is None
+    assert found["after"] is not None
+
+
+def test_no_gradient_is_computed_before_the_first_wanted_layer():
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = Net()
+            self.reached = 0
+
+        def forward(self, x):
+            x = x * 1
+            if x.requires_grad:
+                x.grad_fn.register_prehook(lambda _: setattr(self, "reached", self.reached + 1))
+            return self.net(x)
+
+    module = Watched().eval()
+    assert delivered(module, ["net.a", "net.b"], images())["net.a"] is not None
+    assert module.reached == 0
+
+
+def test_the_graph_of_a_batch_is_freed():
+    alive = []
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = Net()
+
+        def forward(self, x):
+            y = self.net.a(x)
+            alive.append(weakref.ref(y))
+            return y.mean((2, 3))
+
+    delivered(Watched().eval(), ["net.a"], images())
+    gc.collect()
+    assert len(alive) == 1
+    assert alive[0]() is None
