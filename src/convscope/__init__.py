@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from convscope.analyse import read_report as read_report
     from convscope.analyse import report as report
     from convscope.ansatz.agop import PatchAgop as PatchAgop
-    from convscope.ansatz.agop import patch_agop as patch_agop
+    from convscope.ansatz.measure import patch_agop as patch_agop
     from convscope.core.errors import ConvscopeError as ConvscopeError
     from convscope.core.moments import patch_moments as patch_moments
     from convscope.firstlayer.fit import fit_energy_profile as fit_energy_profile
@@ -28,7 +28,7 @@ _PUBLIC = {
     "Report": "convscope.page.report",
     "energy_profile": "convscope.firstlayer.profile",
     "fit_energy_profile": "convscope.firstlayer.fit",
-    "patch_agop": "convscope.ansatz.agop",
+    "patch_agop": "convscope.ansatz.measure",
     "patch_moments": "convscope.core.moments",
     "predict_energy_profile": "convscope.firstlayer.prediction",
     "read_report": "convscope.analyse",

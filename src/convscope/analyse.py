@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from convscope.ansatz.result import AnsatzResult
+from convscope.ansatz.theory import Ansatz
 from convscope.core.coverage import Coverage
 from convscope.core.delivery import run_network
 from convscope.core.errors import ConvscopeError
@@ -34,7 +36,8 @@ from convscope.page.report import read_report as _read_report
 from convscope.training.initialise import calibrate_, reinitialised
 
 STRIP = 8  # images shown at the head of the page
-RESULTS = (FirstLayerResult, DataResult, ComparisonResult)  # importing them makes them known to saved reports
+# Importing them makes them known to saved reports.
+RESULTS = (FirstLayerResult, DataResult, ComparisonResult, AnsatzResult)
 
 
 class Theory(Protocol):
@@ -116,7 +119,7 @@ def report(
     if not untrained and (twin := reinitialised(model)) is not None:
         untrained = {"twin": twin_of(p, network, twin)}
     p.networks = {"model": network} | untrained
-    results, coverage = analyse(p, [FirstLayer(layer)])
+    results, coverage = analyse(p, [FirstLayer(layer), Ansatz()])
     call = f"convscope.report({network.name}, {data})"
     return Report(head_of(p, network), results, coverage, provenance(call, start))
 

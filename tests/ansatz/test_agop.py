@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -6,7 +7,8 @@ from oracles import patch_jacobian
 from torch import nn
 from zoo import ZOO, build
 
-from convscope.ansatz.agop import patch_agop
+from convscope.ansatz.measure import patch_agop
+from convscope.core.batches import Batch
 from convscope.core.errors import ConvscopeError
 from convscope.core.taps import left_as_found
 
@@ -17,10 +19,10 @@ def images(n=5):
     return torch.randn(n, 3, 12, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def slow(name, x, of="logits"):
+def slow(name, x, of="logits", **options):
     module = build(EAGER.get(name, name)).double()
     with left_as_found([module]):
-        return patch_jacobian.patch_agop(module, x, of)
+        return patch_jacobian.patch_agop(module, x, of, **options)
 
 
 @pytest.mark.parametrize("of", ["logits", "probabilities"])
@@ -42,6 +44,83 @@ def test_an_exported_network_gives_the_same():
     fast, slow = (patch_agop(build(name), x.float(), exact=True) for name in ("exported", "bordered"))
     for name, result in fast.items():
         assert (result.agop - slow[name].agop).norm() < 1e-5 * slow[name].agop.norm()
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if name not in {"exported", "shared"}])
+def test_centred_equals_the_jacobian_less_its_mean_over_images(name):
+    x = images()
+    fast = patch_agop(build(name).double(), [x[:2], x[2:]], exact=True, centred=True)
+    for result, blocks, whole in zip(fast.values(), slow(name, x, centred=True), slow(name, x), strict=True):
+        expected = blocks[0] if len(blocks) == 1 else blocks
+        assert (result.agop - expected).norm() < 1e-9 * whole.norm()
+
+
+def test_centring_leaves_out_what_is_called_several_times(caplog):
+    assert list(patch_agop(build("shared"), images().float(), exact=True, centred=True)) == ["stem"]
+    assert "block is left out: it is called several times" in caplog.text
+
+
+def test_gradients_that_do_not_vary_between_images_have_no_centred_agop():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2))
+    result = patch_agop(module, images().float(), exact=True, centred=True)["0"]
+    assert not result.agop.any()
+    assert math.isnan(result.correlation())
+
+
+def test_centred_folds_are_those_of_the_other_images():
+    x = images(12)
+    module = build("residual").double()
+    whole = patch_agop(module, x, exact=True, centred=True)["conv1"]
+    assert len(whole.without) > 3
+    n, without = whole.without[0]
+    fold = Batch.of(x, None, torch.arange(12)).fold % 10
+    sizes = torch.bincount(fold, minlength=10)
+    left_out = int(sizes.nonzero()[0])
+    rest = patch_jacobian.patch_agop(module.eval(), x[fold != left_out], centred=True)[0]
+    assert n == int(sizes[left_out])
+    w = whole.weight
+    assert (w.mT @ without @ w - rest).norm() < 1e-9 * rest.norm()
+
+
+@pytest.mark.parametrize("options", [{"probes": 2}, {"exact": True}, {"exact": True, "centred": True}])
+def test_outputs_kept_apart_are_those_of_the_jacobian(options):
+    x = images()
+    result = patch_agop(build("residual").double(), x, classes=[3, 1], **options)["conv2"]
+    assert list(result.of_output) == [3, 1]
+    for k, gram in result.of_output.items():
+        expected = slow("residual", x, outputs=[k], centred="centred" in options)[1]
+        w = result.weight
+        assert (w.mT @ gram @ w - expected).norm() < 1e-9 * expected.norm()
+
+
+def test_folding_multiplies_filters_by_the_scale_of_their_batch_norm():
+    torch.manual_seed(0)
+    module = build("residual").double().eval()
+    module.norm.weight.data.uniform_(0.2, 3)
+    module.norm.running_var.uniform_(0.2, 3)
+    result = patch_agop(module, images(), exact=True)["conv1"]
+    scale = module.norm.weight / (module.norm.running_var + module.norm.eps).sqrt()
+    filters = (module.conv1.weight * scale[:, None, None, None]).detach().flatten(1)
+    nfm = filters.T @ filters
+    expected = torch.corrcoef(torch.stack([nfm.flatten(), result.agop.flatten()]))[0, 1]
+    assert result.correlation(folded=True) == pytest.approx(float(expected), abs=1e-9)
+    with pytest.raises(ConvscopeError, match="no batch norm follows"):
+        patch_agop(module, images(), exact=True)["conv2"].correlation(folded=True)
+
+
+def test_images_are_filtered_by_the_leading_eigenvectors():
+    x = images(3)
+    module = nn.Sequential(nn.Conv2d(3, 5, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4)).double()
+    result = patch_agop(module, x, exact=True)["0"]
+    values, vectors = torch.linalg.eigh(result.agop)
+    patches = nn.functional.unfold(x, 3, padding=1, stride=2)
+    seen = result.filtered(x, 2)
+    assert seen.shape == (3, 2, 6, 6)
+    for k in range(2):
+        expected = torch.einsum("d,ndp->np", vectors[:, -1 - k], patches)
+        assert torch.allclose(seen[:, k].flatten(1).abs(), expected.abs(), atol=1e-9)
+    assert torch.allclose(result.eigenvectors(2)[0][0], values.flip(0)[:2])
 
 
 def test_probes_are_right_on_average():

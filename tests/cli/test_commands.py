@@ -35,7 +35,7 @@ def broken():
     raise RuntimeError()
 """
 TESTS = Path(__file__).parents[1]
-COMMANDS = ("report", "data", "compare", "render", "papers")
+COMMANDS = ("report", "ansatz", "data", "compare", "render", "papers")
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +149,48 @@ def test_weights_alone_with_initial_weights(go):
     assert "untrained" in saved(go)["results"][0]["numbers"]
 
 
+def test_ansatz_before_and_after_training(go):
+    arrays = go.out.with_suffix(".npz")
+    go(
+        "ansatz", "mine:small@after.safetensors", "--data", "images.npz", "--init", "before.safetensors", "--exact",
+        "--centred", "--class", "1", "-o", go.out, "--arrays", arrays, "-q",
+    )  # fmt: skip
+    (result,) = saved(go)["results"]
+    assert result["kind"] == "ansatz"
+    (row,) = result["rows"]
+    assert {"correlation", "untrained", "change", "folded", "bias"} <= set(row["numbers"])
+    assert result["facts"] == {
+        "untrained_is": "init", "sent": "each output in turn (logits, less the mean over images)", "images": 40.0
+    }  # fmt: skip
+    assert [c["name"] for c in result["classes"]] == ["1"]
+    with np.load(arrays) as stored:
+        assert stored["ansatz/0/weight"].shape == (1, 6, 27)
+        assert stored["ansatz/0/gram"].shape == (1, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("words", "sent"),
+    [
+        ([], "random signs for all outputs, "),
+        (["--probes", "3"], "random signs for all outputs, 3 for each image (logits)"),
+        (["--outputs", "loss"], "the gradient of the loss"),
+        (["--outputs", "probabilities", "--exact"], "each output in turn (probabilities)"),
+    ],
+)
+def test_ansatz_says_what_was_sent_back(go, words, sent):
+    go("ansatz", "mine:small@after.safetensors", "--data", "images.npz", "-o", go.out, "-q", *words)
+    (result,) = saved(go)["results"]
+    assert result["facts"]["sent"].startswith(sent)
+    assert result["facts"]["untrained_is"] == "twin"
+
+
+def test_a_report_on_a_network_speaks_of_its_patches_and_one_on_weights_does_not(go):
+    go("report", "mine:small@after.safetensors", "--data", "images.npz", "-o", go.out, "-q")
+    assert [r["kind"] for r in saved(go)["results"]] == ["firstlayer", "ansatz"]
+    go("report", "after.safetensors", "--data", "images.npz", "-o", go.out, "-q")
+    assert [r["kind"] for r in saved(go)["results"]] == ["firstlayer"]
+
+
 def test_data(go):
     go("data", "images.npz", "-o", go.out, "-q", "--kernel", 2, "--padding", 0)
     result = saved(go)["results"][0]
@@ -231,6 +273,13 @@ def test_normalisation_and_geometry_as_given(go):
 
 
 USAGE = [
+    (("ansatz", "mine:small"), "Missing option '--data'"),
+    (("ansatz", "mine:small", "--data", "images.npz", "--exact", "--probes", "2"), "give one of the two"),
+    (("ansatz", "mine:small", "--data", "images.npz", "--centred"), "--centred needs --exact"),
+    (("ansatz", "mine:small", "--data", "images.npz", "--outputs", "loss", "--class", "1"), "need --outputs logits"),
+    (("ansatz", "mine:small", "--data", "images.npz", "--outputs", "all"), "Invalid value for '--outputs'"),
+    (("ansatz", "mine:small", "--data", "images.npz", "--probes", "0"), "Invalid value for '--probes'"),
+    (("ansatz", "mine:small", "--data", "images.npz", "--class", "cow"), "'cow' is no class: choose from 0, 1, 2"),
     (["report", "mine:small"], "--data IMAGES is missing"),
     (["report", "--data", "images.npz"], "MODEL is missing"),
     (["report", "mine:small", "--data", "images.npz", "-o", "x.pdf"], "must end in .html"),
@@ -263,6 +312,10 @@ def test_wrong_usage_ends_in_2(go, words, says):
 
 
 FAILURES = [
+    (("ansatz", "after.safetensors", "--data", "images.npz"), "gradients need the network"),
+    (("ansatz", "mine:small", "--data", "others.npz", "--outputs", "loss"), "needs a label for every image"),
+    (("ansatz", "mine:small", "--data", "images.npz", "--layer", "x"), "has no convolution 'x': choose one of 0"),
+    (("ansatz", "mine:broken", "--data", "images.npz"), "RuntimeError"),
     (["report", "mine:nothing", "--data", "two.npz"], "nothing"),
     (["report", "mine:broken", "--data", "two.npz"], "mine:broken"),
     (["report", "nowhere:net", "--data", "two.npz"], "nowhere"),

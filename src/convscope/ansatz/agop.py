@@ -1,38 +1,21 @@
-"""The average gradient outer product over the patches of every convolution, from one pass over the images."""
+"""What is known of one convolution: its filters, and the gradients with respect to its patches."""
 
 from __future__ import annotations
 
-import logging
-import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Literal
+from functools import cached_property
 
-import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
-from convscope.ansatz.compare import Kind, correlation
-from convscope.ansatz.gram import GradientGram, ImageCount
-from convscope.core.accumulate import jackknife
-from convscope.core.delivery import Delivery, Stopwatch
+from convscope.ansatz.compare import Comparison, Kind
+from convscope.ansatz.forms import NullKind
+from convscope.ansatz.measured import Measured
+from convscope.ansatz.subspaces import principal_cosines, top_eigenvectors
 from convscope.core.errors import ConvscopeError
 from convscope.core.geometry import ConvGeometry
-from convscope.core.network import Network
-from convscope.core.passes import Pass
-from convscope.core.results import Number, Skip
-from convscope.core.slots import Slot
-from convscope.core.streams import Cotangent, EachOutput, Gradient, Images, Loss, Outputs, Probes
-from convscope.core.taps import ConvCall, left_as_found
-from convscope.inputs.iterables import IterableSource
-
-What = Literal["logits", "probabilities", "loss"]
-TARGET = 0.01  # standard error of the correlation, from the draw of the probes, that is small enough
-MOST_PROBES = 16
-_TRIAL_IMAGES = 16
-_TRIAL_DRAWS = 4
-
-log = logging.getLogger("convscope")
+from convscope.core.results import Number
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +30,12 @@ class PatchAgop:
         geometry: as called.
         weight: float64 [g, k / g, d], the weight that was used.
         gram: float64 [g, k / g, k / g], S = (1/n) sum over images, outputs and positions of delta delta^T, with delta
-            the gradient at a position of the convolution's output.
+            the gradient at a position of the convolution's output; centred: less the outer product of its mean over
+            images, for each output and position.
         n_images: n.
         init: float64 [g, k / g, d], the weight before training, or None.
+        norm: float64 [g, k / g], by what a batch norm right after the convolution multiplies its outputs, or None.
+        of_output: number of an output to S of its gradients alone, for the outputs that were asked for.
         without: (images left out, gram of the others) for each fold.
     """
 
@@ -59,6 +45,8 @@ class PatchAgop:
     gram: Tensor
     n_images: int
     init: Tensor | None = None
+    norm: Tensor | None = None
+    of_output: Mapping[int, Tensor] = field(default_factory=dict, repr=False)
     without: tuple[tuple[int, Tensor], ...] = field(default=(), repr=False)
 
     @property
@@ -75,7 +63,13 @@ class PatchAgop:
         return self._plain(self.weight.mT @ self.weight)
 
     def correlation(
-        self, kind: Kind = "pearson", power: float = 1.0, *, change: bool = False, init: Tensor | None = None
+        self,
+        kind: Kind = "pearson",
+        power: float = 1.0,
+        *,
+        change: bool = False,
+        folded: bool = False,
+        init: Tensor | None = None,
     ) -> float:
         """Returns how alike the neural feature matrix and a power of the AGOP are, in [-1, 1].
 
@@ -83,17 +77,16 @@ class PatchAgop:
             kind: "pearson": over the matrices' entries, less their mean; "cosine": their means are left in.
             power: of the AGOP; the paper compares with 1, later work with 1/2.
             change: whether to compare the change of the weights since ``init`` instead of the weights.
+            folded: whether to multiply each filter by the scale of the batch norm that follows.
             init: [k, c / g, q, r], the weights before training; default: what the result knows.
 
         Raises:
-            ConvscopeError: when the change is asked for and the weights before training are not known.
+            ConvscopeError: when the change is asked for and the weights before training are not known, or folding
+                and no batch norm follows.
+            ValueError: when both change and folding are asked for, or the kind or power is none.
         """
-        start = None
-        if change:
-            start = self.init if init is None else grouped(init, self.geometry.groups)
-            if start is None:
-                raise ConvscopeError(f"the weights of {self.layer} before training are not known: hand them in as init")
-        return self._correlation(self.gram, kind, power, start)
+        known = self if init is None else replace(self, init=grouped(init, self.geometry.groups))
+        return known.comparison(change=change, folded=folded).correlation(self.gram, kind, power)
 
     def number(
         self,
@@ -101,6 +94,7 @@ class PatchAgop:
         power: float = 1.0,
         *,
         change: bool = False,
+        folded: bool = False,
         chance: tuple[float, float] | None = None,
         definition: str = "",
         chance_name: str = "",
@@ -111,19 +105,119 @@ class PatchAgop:
             kind: as for ``correlation``.
             power: as for ``correlation``.
             change: as for ``correlation``.
-            chance: what chance gives, (low, high).
+            folded: as for ``correlation``.
+            chance: what chance gives, (low, high); see ``chance``.
             definition: key of the number's definition.
             chance_name: what chance is here, in words.
         """
-        whole = self.correlation(kind, power, change=change)
-        start = self.init if change else None
-        without = [self._correlation(gram, kind, power, start) for _, gram in self.without]
-        spread = jackknife(whole, without, [float(n) for n, _ in self.without])
-        return Number(whole, spread, chance, definition, chance_name)
+        compare = self.comparison(change=change, folded=folded).correlation
+        return self.measured(lambda gram: compare(gram, kind, power)).number(definition, chance_name, chance)
 
-    def _correlation(self, gram: Tensor, kind: Kind, power: float, start: Tensor | None) -> float:
-        change = None if start is None else self.weight - start
-        return correlation(self.weight, gram, kind=kind, power=power, change=change)
+    def measured(self, f: Callable[[Tensor], float]) -> Measured:
+        """Returns a function of ``gram`` with what its standard error and its small-sample bias follow from.
+
+        Args:
+            f: takes a tensor like ``gram``.
+        """
+        return Measured(f(self.gram), tuple(f(gram) for _, gram in self.without), tuple(n for n, _ in self.without))
+
+    def chance(
+        self,
+        null: NullKind = "haar",
+        *,
+        kind: Kind = "pearson",
+        power: float = 1.0,
+        change: bool = False,
+        draws: int = 100,
+        seed: int = 0,
+    ) -> Tensor:
+        """Returns correlations when the gradients' directions have nothing to do with the filters, float64 [draws].
+
+        Args:
+            null: "haar": S is turned at random; "permuted": its output channels change places at random.
+            kind: as for ``correlation``.
+            power: as for ``correlation``.
+            change: as for ``correlation``.
+            draws: number of random turns.
+            seed: of the draws.
+        """
+        return self.comparison(change=change).null(self.gram, kind=kind, power=power, null=null, draws=draws, seed=seed)
+
+    def eigenvectors(self, r: int = 1, *, of: Tensor | None = None, nfm: bool = False) -> tuple[Tensor, Tensor]:
+        """Returns the leading eigenvalues and eigenvectors, the latter as patches.
+
+        Args:
+            r: how many for each group, cut to the largest possible rank.
+            of: a tensor like ``gram`` to take instead of it, such as an entry of ``of_output``.
+            nfm: whether to take those of the neural feature matrix instead of the AGOP.
+
+        Returns:
+            values: float64 [g, r], descending in each group.
+            patches: float64 [g, r, c / g, q, r'], of unit norm; the entry of largest magnitude is positive.
+        """
+        gram = None if nfm else self.gram if of is None else of
+        values, vectors = top_eigenvectors(self.weight, gram, r)
+        return values, vectors.mT.unflatten(2, (-1, *self.geometry.kernel))
+
+    def principal_cosines(self, r: int) -> Tensor:
+        """Returns the cosines of the principal angles between the leading r directions of filters and of gradients.
+
+        Args:
+            r: how many directions of each, cut to the largest possible rank.
+
+        Returns:
+            float64 [g, r], in [0, 1], descending; 1 for a shared direction.
+        """
+        bases = [top_eigenvectors(self.weight, gram, r)[1] for gram in (None, self.gram)]
+        return principal_cosines(*bases)
+
+    def filtered(self, x: Tensor, r: int = 1) -> Tensor:
+        """Returns what the layer's input looks like through the leading eigenvectors of the AGOP.
+
+        The paper's edge detectors: inner product of every patch with an eigenvector.
+
+        Args:
+            x: [n, c, h, w], the convolution's input (images, for the first layer).
+            r: number of eigenvectors of each group.
+
+        Returns:
+            float64 [n, g * r, h', w'], signed; the sign of an eigenvector is a convention.
+        """
+        g = self.geometry
+        _, patches = self.eigenvectors(r)
+        padded = g.pad(x.detach().cpu().double())
+        return F.conv2d(padded, patches.flatten(0, 1), None, g.stride, 0, g.dilation, g.groups)
+
+    def comparison(self, *, change: bool = False, folded: bool = False) -> Comparison:
+        """Returns the filters, prepared to be compared with any S.
+
+        Args:
+            change: as for ``correlation``.
+            folded: as for ``correlation``.
+
+        Raises:
+            ConvscopeError: as for ``correlation``.
+            ValueError: when both are asked for.
+        """
+        if change and folded:
+            raise ValueError("change and folded cannot go together: the batch norm before training is not known")
+        return self._of_change if change else self._of_folded if folded else self._of_weight
+
+    @cached_property
+    def _of_weight(self) -> Comparison:
+        return Comparison(self.weight)
+
+    @cached_property
+    def _of_change(self) -> Comparison:
+        if self.init is None:
+            raise ConvscopeError(f"the weights of {self.layer} before training are not known: hand them in as init")
+        return Comparison(self.weight, self.weight - self.init)
+
+    @cached_property
+    def _of_folded(self) -> Comparison:
+        if self.norm is None:
+            raise ConvscopeError(f"no batch norm follows {self.layer}: leave folded out")
+        return Comparison(self.weight, self.weight * self.norm[..., None])
 
     def _plain(self, matrix: Tensor) -> Tensor:
         return matrix[0] if self.geometry.groups == 1 else matrix
@@ -132,184 +226,3 @@ class PatchAgop:
 def grouped(weight: Tensor, groups: int) -> Tensor:
     """Returns a weight [k, c / g, q, r] as float64 [g, k / g, d] on the CPU, detached."""
     return weight.detach().cpu().double().flatten(1).unflatten(0, (groups, -1))
-
-
-def cotangent_of(outputs: What, *, exact: bool, probes: int, seed: int = 0) -> Cotangent:
-    """Returns what is sent back through the network.
-
-    Args:
-        outputs: what is differentiated.
-        exact: whether each output is sent back in turn; else random signs for all at once.
-        probes: number of draws of the signs.
-        seed: of the draws.
-
-    Raises:
-        ValueError: for an unknown kind of output or a number of probes below 1.
-    """
-    if outputs not in {"logits", "probabilities", "loss"}:
-        raise ValueError(f"outputs must be logits, probabilities or loss, got {outputs!r}")
-    if probes < 1:
-        raise ValueError(f"probes must be at least 1, got {probes}")
-    if outputs == "loss":
-        return Loss()
-    of: Outputs = outputs
-    return EachOutput(of) if exact else Probes(probes, seed, of)
-
-
-def feed_agop(
-    p: Pass, network: Network, cotangent: Cotangent, layers: Collection[str] | None = None
-) -> Callable[[], tuple[dict[str, PatchAgop], list[Skip]]]:
-    """Feeds a pass, and returns what gives each convolution's AGOP after it ran, with what could not be analysed.
-
-    Args:
-        p: the pass.
-        network: whose convolutions; one backward pass for each vector of the cotangent serves all of them.
-        cotangent: what is sent back.
-        layers: names of the convolutions; None for all.
-
-    Raises:
-        ConvscopeError: when the network has none of these convolutions, or fails on the images.
-    """
-    calls = p.chosen(network, layers)
-    count = p.feed(Images(), ImageCount, label="counting")
-    draws = cotangent.count if isinstance(cotangent, Probes) else 1
-    slots: dict[str, Slot[Tensor]] = {}
-    for call in calls:
-        stream = Gradient(network, call.name, cotangent)
-        make = partial(GradientGram, call.geometry.groups)
-        slots[call.name] = p.feed(stream, make, label="outer products of gradients")
-
-    def finish() -> tuple[dict[str, PatchAgop], list[Skip]]:
-        n, others = count.value(), count.leave_one_out()
-        found, skipped = {}, []
-        for call in calls:
-            try:
-                total, rest = slots[call.name].value(), slots[call.name].leave_one_out()
-            except ConvscopeError as error:
-                skipped.append(Skip(call.name, str(error)))
-                continue
-            without = tuple((size, gram / (m * draws)) for (size, m), (_, gram) in zip(others, rest, strict=False) if m)
-            found[call.name] = PatchAgop(
-                layer=call.name,
-                geometry=call.geometry,
-                weight=grouped(call.weight, call.geometry.groups),
-                gram=total / (n * draws),
-                n_images=n,
-                without=without if len(rest) == len(others) else (),
-            )
-        return found, skipped
-
-    return finish
-
-
-def probes_needed(
-    p: Pass, network: Network, outputs: What, layers: Collection[str] | None = None, seed: int = 0
-) -> int:
-    """Returns how many probes an image should get for the correlations to be known well enough.
-
-    A few draws on a few images of the pilot show how much the correlation of each layer varies from draw to draw;
-    that variance falls with the number of images and of probes.
-
-    Args:
-        p: the pass.
-        network: the network.
-        outputs: what is differentiated.
-        layers: names of the convolutions; None for all.
-        seed: of the draws.
-    """
-    calls = p.chosen(network, layers)
-    if outputs == "loss" or p.source.n is None:
-        return 1
-    few = p.pilot[torch.arange(min(len(p.pilot), _TRIAL_IMAGES))]
-    values: dict[str, list[float]] = {call.name: [] for call in calls}
-    with left_as_found([network.module]):
-        for draw in range(_TRIAL_DRAWS):
-            cotangent = cotangent_of(outputs, exact=False, probes=1, seed=seed + 1 + draw)
-            slots: list[Slot[Tensor]] = []
-            for call in calls:
-                stream = Gradient(network, call.name, cotangent)
-                slots.append(Slot(stream, partial(GradientGram, call.geometry.groups), False, "trial"))
-            Delivery(slots, few, None, Stopwatch())(few, sample=False)
-            for call, slot in zip(calls, slots, strict=True):
-                if slot.failure is None and slot.accumulator.state_dict():
-                    weight = grouped(call.weight, call.geometry.groups)
-                    values[call.name].append(correlation(weight, slot.value()))
-    spreads = [float(torch.tensor(v).std()) for v in values.values() if len(v) == _TRIAL_DRAWS]
-    worst = max((s for s in spreads if math.isfinite(s)), default=0.0)
-    return min(max(math.ceil((worst / TARGET) ** 2 * len(few) / p.source.n), 1), MOST_PROBES)
-
-
-def patch_agop(
-    model: nn.Module,
-    batches: Iterable[Any],
-    exact: bool = False,
-    probes: int | None = None,
-    *,
-    outputs: What = "logits",
-    layers: Collection[str] | None = None,
-    init: nn.Module | None = None,
-    seed: int = 0,
-    progress: bool = False,
-) -> Mapping[str, PatchAgop]:
-    """Returns the average gradient outer product over the patches of every convolution of a network.
-
-    AGOP = (1/n) sum over images, outputs and positions of the gradient of an output with respect to a patch, times
-    itself transposed (Beaglehole et al. 2023). One forward and one backward pass for each probe, or for each output
-    when exact, serve all layers; no patch is formed. The network is left as it was found.
-
-    Args:
-        model: any module that maps images [n, c, h, w] to class scores [n, o].
-        batches: tensors [n, c, h, w], (images, labels) pairs, a ``DataLoader``, ....
-        exact: whether to send back each output in turn; else random signs for all outputs at once, whose outer
-            products are right on average.
-        probes: number of draws of random signs for each image; None: as many as make the standard error of every
-            layer's correlation, as far as it comes from the draws, about 0.01, and at most 16.
-        outputs: "logits", "probabilities", or "loss" (cross-entropy with the batches' labels; one vector an image,
-            so that it is always exact).
-        layers: names of the convolutions; None for all.
-        init: the same network before training, for the change of the weights.
-        seed: of the draws.
-        progress: whether to show a progress bar.
-
-    Returns:
-        Name of each convolution to its ``PatchAgop``, in the order in which they run. A convolution whose gradients
-        cannot be had is left out with a warning; when that is true of all, the error says why.
-
-    Raises:
-        ConvscopeError: when the network or the images cannot be analysed; the message says what to do.
-        TypeError: when the model is no module.
-        ValueError: when probes are asked for together with exact, or are fewer than 1.
-
-    Example:
-        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
-        >>> result = patch_agop(net, torch.rand(16, 3, 8, 8), exact=True)["0"]
-        >>> result.agop.shape, result.agop.dtype
-        (torch.Size([27, 27]), torch.float64)
-        >>> 0 < result.correlation() <= 1
-        True
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if exact and probes is not None:
-        raise ValueError("exact sends back each output and needs no probes: give one of the two")
-    p = Pass(IterableSource(batches), progress=progress)
-    network = Network(type(model).__name__, model)
-    if probes is None:
-        probes = 1 if exact else probes_needed(p, network, outputs, layers, seed)
-    finish = feed_agop(p, network, cotangent_of(outputs, exact=exact, probes=probes, seed=seed), layers)
-    starts = {} if init is None else {c.name: c for c in p.convs(Network("the network before training", init))}
-    p.run()
-    found, skipped = finish()
-    if not found:
-        raise ConvscopeError(f"no convolution could be analysed; {skipped[0].what}: {skipped[0].reason}")
-    for skip in skipped:
-        log.warning("%s is left out: %s", skip.what, skip.reason)
-    return {name: with_init(result, starts.get(name)) for name, result in found.items()}
-
-
-def with_init(result: PatchAgop, start: ConvCall | None) -> PatchAgop:
-    """Returns the result with the weights before training, where their shape is the same."""
-    if start is None:
-        return result
-    weight = grouped(start.weight, result.geometry.groups)
-    return replace(result, init=weight) if weight.shape == result.weight.shape else result

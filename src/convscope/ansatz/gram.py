@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,11 +16,28 @@ from convscope.core.errors import ConvscopeError
 MAX_IMAGES = 64  # in one product: longer float32 sums would lose small eigenvalues
 
 
-class GradientGram(Sums[Tensor]):
+@dataclass(frozen=True, eq=False)
+class GradientMoment:
+    """What the gradients at a convolution's output add up to.
+
+    Attributes:
+        images: n, number of images; one that several cotangent vectors or calls of the layer concern counts once.
+        total: float64 [g, k / g, k / g], sum over images, vectors, calls and positions of delta delta^T, with delta the
+            gradient at one position of the output: not divided by anything.
+    """
+
+    images: int
+    total: Tensor
+
+
+class GradientGram(Sums[GradientMoment]):
     """Sum over images, deliveries and positions of delta delta^T, within each group of output channels.
 
     delta is the gradient at one position of the convolution's output. With W the weight, W^T (sum) W is the sum of
     outer products of gradients with respect to patches, since the output depends on a patch through W alone.
+
+    All deliveries for one batch (several cotangent vectors, several calls of a layer) hand in the same batch object,
+    one after the other: by that its images are counted once.
 
     Args:
         groups: of the convolution.
@@ -27,6 +46,7 @@ class GradientGram(Sums[Tensor]):
     def __init__(self, groups: int) -> None:
         super().__init__()
         self.groups = groups
+        self._counted: weakref.ref[Batch] | None = None  # weak, so that no images are kept alive
 
     def update(self, x: Tensor, batch: Batch) -> None:
         """Adds gradients [n, k, h, w].
@@ -48,40 +68,39 @@ class GradientGram(Sums[Tensor]):
         Raises:
             ConvscopeError: as ``update``.
         """
-        del batch
         x = x if x.dtype in {torch.float32, torch.float64} else x.float()
-        terms = []
-        for k in sorted(set(fold.tolist())):
-            for where in (fold == k).nonzero().flatten().to(x.device).split(MAX_IMAGES):
-                delta = x.index_select(0, where).flatten(2).unflatten(1, (self.groups, -1))
-                delta = delta.permute(1, 2, 0, 3).flatten(2)  # [g, k / g, images * positions]
-                terms.append((k, (delta @ delta.mT).cpu().double()))
-        if not all(term.isfinite().all() for _, term in terms):
+        delta = x.flatten(2).unflatten(1, (self.groups, -1))  # [n, g, k / g, positions]
+        members = {k: (fold == k).nonzero().flatten() for k in sorted(set(fold.tolist()))}
+        terms = [(k, _gram(delta, few.tolist())) for k, rows in members.items() for few in rows.split(MAX_IMAGES)]
+        # A sum of squares is finite only where all its terms are, and it bounds what lies off the diagonal.
+        if not torch.stack([term.diagonal(dim1=1, dim2=2) for _, term in terms]).isfinite().all():
             raise ConvscopeError(
                 "its gradients hold NaN or infinite values: check the network on these images, or their scale"
             )
         for k, term in terms:
-            parts[k].add("second", term, copy=False)
+            parts[k].add("second", term.cpu().double(), copy=False)
+        if self._counted is None or self._counted() is not batch:
+            self._counted = weakref.ref(batch)
+            for k, rows in members.items():
+                parts[k].add("images", torch.tensor(len(rows)), copy=False)
 
-    def compute(self) -> Tensor:
-        """Returns the sum, float64 [g, k / g, k / g].
+    def compute(self) -> GradientMoment:
+        """Returns the number of images and the sum.
 
         Raises:
             ConvscopeError: when nothing was delivered.
         """
         if "second" not in self.sums:
             raise ConvscopeError("no gradient arrived: the outputs do not depend on this layer")
-        return self.sums["second"]
+        return GradientMoment(int(self.sums["images"]), self.sums["second"])
 
 
-class ImageCount(Sums[int]):
-    """Number of images."""
+def _gram(delta: Tensor, rows: Sequence[int]) -> Tensor:
+    """Returns sum over the images ``rows`` of delta delta^T, [g, k / g, k / g], for delta [n, g, k / g, positions].
 
-    def update(self, x: Tensor, batch: Batch) -> None:
-        """Counts the images of a batch."""
-        del x
-        self.add("images", torch.tensor(len(batch)))
-
-    def compute(self) -> int:
-        """Returns the number of images seen."""
-        return int(self.sums.get("images", 0))
+    Image by image: a product of several at once would need a copy with the channels in front.
+    """
+    total = delta.new_zeros(delta.shape[1], delta.shape[2], delta.shape[2])
+    for i in rows:
+        total.baddbmm_(delta[i], delta[i].mT)
+    return total

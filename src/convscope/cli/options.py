@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from convscope.core.network import Network
     from convscope.core.passes import Pass
     from convscope.core.source import Source
+    from convscope.inputs.networks import OpenedNetwork
     from convscope.page.report import Report
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -138,6 +140,37 @@ def open_pass(source: Source, *, batch_size: int, workers: int, max_memory: floa
         number = "an unknown number of" if source.n is None else str(source.n)
         say(f"{source.name}: {number} images" + (f" in {len(source.classes)} classes" if source.classes else ""))
     return p
+
+
+def enter(p: Pass, opened: OpenedNetwork, place: str) -> Network:
+    """Puts a network into a pass, beside the same before training or its untrained twin, and says its notes.
+
+    Args:
+        p: the pass; its source gets class names where it has none.
+        opened: the network from the command line.
+        place: the device.
+
+    Returns:
+        The network, fitted to the images.
+    """
+    from convscope.analyse import class_numbers, twin_of
+
+    opened = opened.bound(p.pilot.images)
+    network = opened.network
+    p.networks = {"model": network}
+    if p.source.classes is None:
+        p.source.classes = class_numbers(p, network)
+    # The twin is compared with the network before either is moved.
+    fresh = opened.fresh(seed=0) if opened.init is None else None
+    network.module.to(place)
+    if opened.init is not None:
+        opened.init.module.to(place)
+        p.networks["init"] = opened.init
+    elif fresh is not None:
+        p.networks["twin"] = twin_of(p, network, fresh.to(place))
+    for note in network.notes:
+        say(f"note: {note}")
+    return network
 
 
 def check_output(output: Path, arrays: Path | None = None) -> None:

@@ -16,6 +16,7 @@ from convscope.cli.options import (
     READING,
     check_output,
     deliver,
+    enter,
     open_pass,
     run,
     say,
@@ -79,7 +80,8 @@ def report(
         raise click.UsageError(f"{missing} is missing: give MODEL and --data IMAGES together, or neither{hint}")
     with run(quiet) as progress:
         place = the_device(device)
-        from convscope.analyse import analyse, class_numbers, head_of, provenance, twin_of
+        from convscope.analyse import Theory, analyse, head_of, provenance
+        from convscope.ansatz.theory import Ansatz
         from convscope.firstlayer.theory import FirstLayer
         from convscope.page.report import Report
 
@@ -97,22 +99,9 @@ def report(
         opened = open_network(model, layer=layer, stride=stride, padding=padding, mean=mean, std=std, init=init)
         source = open_images(data, limit=limit, size=size, suggested=opened.preprocessing.size)
         p = open_pass(source, batch_size=batch_size, workers=workers, max_memory=max_memory, progress=progress)
-        opened = opened.bound(p.pilot.images)
-        network = opened.network
-        p.networks = {"model": network}
-        if source.classes is None:
-            source.classes = class_numbers(p, network)
-        # The twin is compared with the network before either is moved.
-        fresh = opened.fresh(seed=0) if opened.init is None else None
-        network.module.to(place)
-        if opened.init is not None:
-            opened.init.module.to(place)
-            p.networks["init"] = opened.init
-        elif fresh is not None:
-            p.networks["twin"] = twin_of(p, network, fresh.to(place))
-        for note in network.notes:
-            say(f"note: {note}")
-        results, coverage = analyse(p, [FirstLayer(layer)], _checkpoint(output), resume)
+        network = enter(p, opened, place)
+        theories: list[Theory] = [FirstLayer(layer)] if opened.weights_only else [FirstLayer(layer), Ansatz()]
+        results, coverage = analyse(p, theories, _checkpoint(output), resume)
         made = Report(head_of(p, network), results, coverage, provenance(None, start))
         deliver(made, output, as_json=as_json, arrays=arrays)
 

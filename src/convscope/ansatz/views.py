@@ -1,0 +1,92 @@
+"""What the page shows of convolutions: matrices, leading directions as patches, and images seen through them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convscope.ansatz.agop import PatchAgop
+from convscope.ansatz.result import LayerPictures
+from convscope.ansatz.subspaces import top_eigenvectors
+
+MOST_ENTRIES = 75  # of a side of a matrix that is shown whole: a 5x5 patch in colour
+FIRST_DIRECTIONS, DIRECTIONS = 8, 3  # leading eigenvectors shown, of layers that see colours and of others
+CHANNELS = 8  # shown of a direction with many
+SIDE = 64  # pixels of a view
+
+
+def pictures_of(result: PatchAgop) -> LayerPictures:
+    """Returns what is shown of one convolution; of several groups the one with the strongest gradients.
+
+    Args:
+        result: of the network.
+    """
+    weight, gram = result.weight, result.gram
+    strongest = int((weight * (gram @ weight)).sum((1, 2)).argmax())
+    w, s = weight[strongest], gram[strongest]
+    c, (q, r) = result.geometry.channels // result.geometry.groups, result.geometry.kernel
+    nfm, agop = w.mT @ w, w.mT @ s @ w
+    group = "" if len(weight) == 1 else f"group {strongest + 1} of {len(weight)}"
+    part = ""
+    if c * q * r > MOST_ENTRIES and q * r > 1:
+        nfm, agop = (torch.einsum("cpcq->pq", m.view(c, q * r, c, q * r)) for m in (nfm, agop))
+        part = f"summed over the {c} input channels: {q}×{r} places by {q}×{r} places"
+    elif c * q * r > MOST_ENTRIES:
+        kept = agop.diagonal().topk(MOST_ENTRIES).indices.sort().values
+        nfm, agop = nfm[kept][:, kept], agop[kept][:, kept]
+        part = f"the {MOST_ENTRIES} of {c} input channels with the strongest gradients"
+    wide = c > 4
+    count = DIRECTIONS if wide else FIRST_DIRECTIONS
+    vectors = [top_eigenvectors(w[None], x, count)[1][0].mT.unflatten(1, (c, q, r)) for x in (None, s[None])]
+    channels = torch.arange(c)
+    if wide:
+        channels = vectors[1].square().sum((0, 2, 3)).topk(min(CHANNELS, c)).indices.sort().values
+    own, driving = (v[:, channels].numpy() for v in vectors)
+    return LayerPictures(
+        nfm=_scaled(nfm),
+        agop=_scaled(agop),
+        part="; ".join(filter(None, (group, part))),
+        nfm_patches=own,
+        agop_patches=driving,
+        channels=tuple((channels + 1).tolist()),
+    )
+
+
+def views_of(images: Tensor, inputs: Mapping[str, Tensor], found: Mapping[str, PatchAgop]) -> np.ndarray:
+    """Returns images, each followed by what the leading direction of each layer's AGOP sees in it.
+
+    Args:
+        images: [n, c, h, w], in any unit.
+        inputs: layer to what it saw of these images, [n, c', h', w'].
+        found: the layers' AGOPs.
+
+    Returns:
+        uint8 [n (1 + layers), side, side, 3]: images from their darkest to their brightest value; magnitudes of a
+        layer's responses from 0 (black) to the largest over all images (white).
+    """
+    shown = images.detach().cpu().double()
+    shown = (shown - shown.min()) / (shown.max() - shown.min()).clamp(min=1e-12)
+    shown = shown if shown.shape[1] == 3 else shown.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    columns = [_sized(shown)]
+    for layer, x in inputs.items():
+        result = found[layer]
+        groups = result.geometry.groups
+        response = result.filtered(x, 1).unflatten(1, (groups, -1)).square().sum((1, 2)).sqrt()[:, None]
+        columns.append(_sized(response / response.max().clamp(min=1e-300)).expand(-1, 3, -1, -1))
+    stack = torch.stack(columns, 1).flatten(0, 1)
+    return (stack.permute(0, 2, 3, 1) * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+def _sized(maps: Tensor) -> Tensor:
+    if max(maps.shape[2:]) > SIDE:
+        return F.interpolate(maps, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
+    return F.interpolate(maps, (SIDE, SIDE), mode="nearest-exact")
+
+
+def _scaled(matrix: Tensor) -> np.ndarray:
+    largest = float(matrix.abs().max())
+    return (matrix / largest if largest > 0 else matrix).numpy()
