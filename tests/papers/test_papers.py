@@ -76,7 +76,7 @@ def test_every_experiment_runs_and_survives_its_file(folder, published, tiny, tm
             assert row.n >= 1
         record.add(path, experiment.key, result)
     records = record.read(path)
-    assert list(records) == list(experiments())
+    assert list(records) == [key for key in experiments() if key.startswith("chowers2023/")]
     page = table.markdown(records, "results.json")
     for data in (row for result in records.values() for row in result["rows"]):
         assert data["quantity"] in page

@@ -19,7 +19,7 @@ needs_data = pytest.mark.skipif(not (DATA / "weights").is_dir(), reason="needs t
 def test_every_factory_gives_logits_that_depend_on_every_parameter(name):
     net = build(name)
     output = net(torch.randn(3, 3, 32, 32))
-    assert output.shape == (3, 10)
+    assert output.shape == (3, 1000 if name == "squeezenet1_1" else 10)
     output.square().sum().backward()
     assert all(p.grad is not None for p in net.parameters())
 
@@ -63,10 +63,48 @@ def test_pooling_first_changes_nothing_but_the_statistics():
 
 
 @needs_data
-@pytest.mark.parametrize("name", ["resnet20", "resnet56"])
-def test_resnet_weights_load(name):
-    net = build(name)
-    net.load_state_dict(load_file(DATA / "weights" / f"{name}_cifar10.safetensors"), strict=True)
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("resnet20", "resnet20_cifar10"),
+        ("resnet56", "resnet56_cifar10"),
+        ("squeezenet1_1", "squeezenet1_1_imagenet"),
+    ],
+)
+def test_published_weights_load(name, file):
+    build(name).load_state_dict(load_file(DATA / "weights" / f"{file}.safetensors"), strict=True)
+
+
+def test_myrtle_max_computes_its_formula():
+    net = build("myrtle_max", classes=3, channels=2, width=5).double()
+    images = torch.randn(2, 2, 12, 9, dtype=torch.float64)
+    w = [p.detach() for p in net.parameters()]
+    assert [tuple(p.shape) for p in w] == [(5, 2, 3, 3), (5, 5, 3, 3), (5, 5, 3, 3), (5, 5, 3, 3), (3, 5)]
+    x = F.conv2d(images, w[0], padding=1).clamp(min=0)
+    x = F.conv2d(x, w[1], padding=1).clamp(min=0)
+    x = F.conv2d(F.max_pool2d(x, 2), w[2], padding=1).clamp(min=0)
+    x = F.conv2d(F.max_pool2d(x, 2), w[3], padding=1).clamp(min=0)
+    assert torch.allclose(net(images), F.adaptive_max_pool2d(x, 1).flatten(1) @ w[4].T, atol=1e-12)
+
+
+def test_myrtle_max_starts_as_asked():
+    torch.manual_seed(0)
+    for conv in (m for m in build("myrtle_max", std=0.01).modules() if isinstance(m, torch.nn.Conv2d)):
+        # The standard deviation of m normal values is off by more than 5 / sqrt(2 m) once in 1.7 million.
+        assert abs(float(conv.weight.detach().std()) / 0.01 - 1) < 5 / (2 * conv.weight.numel()) ** 0.5
+
+
+@needs_data
+def test_squeezenet_recognises_images():
+    net = build("squeezenet1_1").eval()
+    net.load_state_dict(load_file(DATA / "weights" / "squeezenet1_1_imagenet.safetensors"), strict=True)
+    with np.load(DATA / "imagenet_sample224.npz") as arrays:
+        images, labels = torch.from_numpy(arrays["images"][:20]), torch.from_numpy(arrays["labels"][:20])
+    mean, std = (torch.tensor(net.default_cfg[key])[:, None, None] for key in ("mean", "std"))
+    with torch.no_grad():
+        top5 = net((images.permute(0, 3, 1, 2) / 255 - mean) / std).topk(5).indices
+    # 86.4 % on the 1,000 images of the source: fewer than 13 of 20 has a chance of 0.3 %. Guessing gives 0.1.
+    assert int((top5 == labels[:, None]).sum()) >= 13
 
 
 @needs_data

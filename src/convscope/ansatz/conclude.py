@@ -40,7 +40,9 @@ def measures(result: PatchAgop, untrained: PatchAgop | None) -> Measures:
     of_weight = result.comparison()
     found: Measures = {
         "correlation": _with_chance(result, result.measured(of_weight.correlation), "haar"),
-        "root": result.measured(lambda gram: of_weight.correlation(gram, power=0.5)),
+        "root": _with_chance(
+            result, result.measured(lambda gram: of_weight.correlation(gram, power=0.5)), "haar", power=0.5
+        ),
         "cosine": result.measured(lambda gram: of_weight.correlation(gram, kind="cosine")),
     }
     permuted = _with_chance(result, found["correlation"], "permuted").draws
@@ -66,8 +68,12 @@ def measures(result: PatchAgop, untrained: PatchAgop | None) -> Measures:
     return found
 
 
-def _with_chance(result: PatchAgop, measured: Measured, null: NullKind, *, change: bool = False) -> Measured:
-    draws = result.chance(null, change=change, draws=_draws(result)).tolist() if _turns(result) else ()
+def _with_chance(
+    result: PatchAgop, measured: Measured, null: NullKind, *, power: float = 1.0, change: bool = False
+) -> Measured:
+    if not _turns(result):
+        return measured
+    draws = result.chance(null, power=power, change=change, draws=_draws(result)).tolist()
     return replace(measured, draws=tuple(x for x in draws if not math.isnan(x)))
 
 
@@ -88,7 +94,8 @@ def alignment(result: PatchAgop, found: Measures) -> LayerAlignment:
         found: its numbers, of ``measures``.
     """
     g = result.geometry
-    names = {"correlation": TURNED, "change": TURNED, "overlap": TURNED, "permuted": EXCHANGED, "gain": "no change"}
+    names = dict.fromkeys(("correlation", "root", "change", "overlap"), TURNED)
+    names |= {"permuted": EXCHANGED, "gain": "no change"}
     numbers = {
         key: value.number(key, names.get(key, ""), (0.0, 0.0) if key == "gain" else None)
         for key, value in found.items()
@@ -108,7 +115,7 @@ def medians(layers: Sequence[Measures]) -> Mapping[str, Number]:
     Args:
         layers: of ``measures``.
     """
-    wanted = {"correlation": TURNED, "untrained": "", "gain": "no change", "change": TURNED, "root": "",
+    wanted = {"correlation": TURNED, "untrained": "", "gain": "no change", "change": TURNED, "root": TURNED,
               "overlap": TURNED, "nfm_rank": "", "agop_rank": ""}  # fmt: skip
     found: dict[str, Number] = {}
     for key, chance_name in wanted.items():

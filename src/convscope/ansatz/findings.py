@@ -17,7 +17,7 @@ NAMED = 3  # layers that a sentence names
 
 def findings(result: AnsatzResult) -> list[Finding]:
     """Returns the findings, the most telling first; a sentence that would tell an undefined number is left out."""
-    parts = (_alignment, _untrained, _change, _overlap, _ranks, _root, _classes, _few)
+    parts = (_alignment, _untrained, _change, _root, _overlap, _ranks, _classes, _few)
     found = [finding for part in parts if (finding := part(result)) is not None]
     return [finding for finding in found if math.isfinite(finding.number.value)]
 
@@ -85,11 +85,9 @@ def _change(result: AnsatzResult) -> Finding | None:
     number = result.numbers.get("change")
     if number is None:
         return None
-    rows = [n for row in result.rows if (n := row.numbers.get("change")) is not None and n.decided is not None]
-    above = sum(bool(n.decided) and n.chance is not None and n.value > n.chance[1] for n in rows)
     text = (
         "What training changed in the filters agrees with the patterns that move the outputs to a correlation of "
-        f"{rounded(number.value, 2)} (median), more than chance in {above} of {len(rows)} convolutions."
+        f"{rounded(number.value, 2)} (median), more than chance in {_above(result, 'change')} convolutions."
     )
     return Finding(text, number)
 
@@ -123,9 +121,17 @@ def _root(result: AnsatzResult) -> Finding | None:
     plain = result.numbers["correlation"]
     return Finding(
         f"With the square root of the gradients' matrix, which later work compares with, the median alignment is "
-        f"{rounded(number.value, 2)} instead of {rounded(plain.value, 2)}.",
+        f"{rounded(number.value, 2)} instead of {rounded(plain.value, 2)}, more than chance in "
+        f"{_above(result, 'root')} convolutions.",
         number,
     )
+
+
+def _above(result: AnsatzResult, key: str) -> str:
+    """Returns in how many convolutions a number lies above what chance gives: "3 of 19"."""
+    known = [n for row in result.rows if (n := row.numbers.get(key)) is not None and n.decided is not None]
+    above = sum(bool(n.decided) and n.chance is not None and n.value > n.chance[1] for n in known)
+    return f"{above} of {len(known)}"
 
 
 def _classes(result: AnsatzResult) -> Finding | None:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from convscope.core.errors import ConvscopeError
 from convscope.inputs.cifar import cifar_training_files, open_cifar
+from convscope.inputs.images import open_images
 
 #: What each name stands for, for the sentence that says what is missing.
 WANTED = {
@@ -75,6 +77,52 @@ def locate(name: str, given: Mapping[str, Path]) -> Path | None:
     if (folder / name).is_dir():
         return folder / name
     return folder if any(folder.glob(f"{name}*")) else None
+
+
+def needed(name: str, given: Mapping[str, Path]) -> Path:
+    """Returns where a data set lies (see ``locate``).
+
+    Raises:
+        ConvscopeError: when it is not at hand.
+    """
+    place = locate(name, given)
+    if place is None:
+        raise ConvscopeError(f"{name} is needed; name it with --data {name}=PATH, {WANTED[name]}")
+    return place
+
+
+def pictures(name: str, given: Mapping[str, Path], n: int) -> Tensor:
+    """Returns float32 [n, 3, h, w] in [0, 1]: the first test images of "cifar10", or a random choice of "imagenet".
+
+    Args:
+        name: "cifar10" or "imagenet".
+        given: data sets that the user named, with their paths.
+        n: number of images; fewer where the data hold fewer.
+
+    Raises:
+        ConvscopeError: when the data are not at hand.
+    """
+    place = needed(name, given)
+    if name == "cifar10":
+        return cifar10(place, n, "test").pixels
+    files = [place] if place.is_file() else sorted(place.glob(f"{name}*.npz"))
+    if not files:
+        raise ConvscopeError(f"{place} holds no {name}*.npz; expected {WANTED[name]}")
+    return torch.cat([batch.images for _, batch in open_images(str(files[0]), limit=n).batches(64)])
+
+
+def snapshots(file: Path) -> dict[int, str]:
+    """Returns the iterations at which a file of weights holds a network, in order, with the prefix of its keys.
+
+    Raises:
+        ConvscopeError: when the file cannot be read.
+    """
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            prefixes = {key.split(".")[0] for key in tensors.keys()}  # ruff: ignore[in-dict-keys] (not a dictionary)
+    except Exception as error:
+        raise ConvscopeError(f"{file} cannot be read ({error}); expected {WANTED['weights']}") from error
+    return dict(sorted((int("".join(filter(str.isdigit, prefix))), prefix) for prefix in prefixes))
 
 
 def cifar10(folder: Path, n: int, split: str = "train") -> LabelledImages:

@@ -168,9 +168,9 @@ class Experiment:
 
 def titles() -> dict[str, str]:
     """Returns short name to title of each paper."""
-    from convscope.papers import chowers2023
+    from convscope.papers import beaglehole2023, chowers2023
 
-    return {"chowers2023": chowers2023.TITLE}
+    return {"chowers2023": chowers2023.TITLE, "beaglehole2023": beaglehole2023.TITLE}
 
 
 def experiments() -> dict[str, Experiment]:
@@ -180,9 +180,9 @@ def experiments() -> dict[str, Experiment]:
         >>> "chowers2023/formula" in experiments()
         True
     """
-    from convscope.papers import chowers2023
+    from convscope.papers import beaglehole2023, chowers2023
 
-    return {experiment.key: experiment for experiment in chowers2023.EXPERIMENTS}
+    return {experiment.key: experiment for experiment in (*chowers2023.EXPERIMENTS, *beaglehole2023.EXPERIMENTS)}
 
 
 def chosen(names: Sequence[str]) -> list[Experiment]:

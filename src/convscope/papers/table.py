@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from convscope.core.results import Number
+from convscope.page.wording import value_and_spread
 from convscope.papers.record import DONE, Record
 from convscope.papers.registry import Row, experiments, titles
 
@@ -44,7 +45,7 @@ def _overview(rows: Sequence[tuple[str, Row]]) -> list[str]:
     differs = [(name, row) for name, row in compared if row.verdict.startswith("differs")]
     if not compared:
         return []
-    lines = [f"Of {len(compared)} values that the paper states, {len(compared) - len(differs)} agree.", ""]
+    lines = [f"Of {len(compared)} values with an interval of agreement, {len(compared) - len(differs)} agree.", ""]
     for name, row in differs:
         note = f" ({row.note})" if row.note else ""
         lines.append(f"- Differs: {name}: {row.quantity}: paper {row.paper}, ours {_value(row.ours)}{note}.")
@@ -118,6 +119,8 @@ def text(key: str, record: Record) -> str:
 
 def _duration(record: Record) -> str:
     training = sum(line["training seconds"] for line in record["details"].get("networks", ()))
+    if not training:
+        return f"{record['seconds']:.0f} s"
     return f"its networks took {training / 60:.0f} min to train (each is trained once for all experiments)"
 
 
@@ -129,9 +132,7 @@ def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _value(number: Number) -> str:
-    if number.spread is None:
-        return _plain(number.value)
-    return f"{_plain(number.value)} ± {_plain(number.spread)}"
+    return _plain(number.value) if number.spread is None else value_and_spread(number)
 
 
 def _chance(number: Number) -> str:
@@ -143,7 +144,9 @@ def _chance(number: Number) -> str:
 def _plain(value: float) -> str:
     if math.isnan(value):
         return "undefined"
-    digits = 3 if abs(value) < 0.095 and abs(value) >= 5e-4 else 2
+    if 0 < abs(value) < 5e-4:
+        return f"{value:.1g}".replace("-", "−")
+    digits = 3 if abs(value) < 0.095 and value else 2
     return (f"{value:.0f}" if abs(value) >= 10 else f"{value:.{digits}f}").replace("-", "−")
 
 

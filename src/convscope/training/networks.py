@@ -1,4 +1,4 @@
-"""Reference CNNs: small ones that train on two cores, and the CIFAR-10 networks whose published weights load.
+"""Reference CNNs: small ones that train on two cores, and networks whose published weights load.
 
 Every class is an ordinary ``nn.Module`` whose first convolution has at most 3 x 3 or 5 x 5 pixels. The factories can
 be named on the command line, such as ``convscope.training.networks:resnet20``. A network with published weights
@@ -19,6 +19,8 @@ from convscope.core.errors import ConvscopeError
 
 # Mean of CIFAR-10's training images per channel, in 0..255.
 _CIFAR10_MEAN = (125.307, 122.950, 113.865)
+# Mean and standard deviation of ImageNet per channel, for RGB in [0, 1], as published weights usually expect.
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class LinearCNN(nn.Module):
@@ -169,13 +171,81 @@ class Cifar10Full(nn.Module):
         return self.ip1(x.flatten(1))
 
 
+class MyrtleMax(nn.Module):
+    """Four 3 x 3 convolutions, with maxima for pooling and no bias: a network of Beaglehole et al.'s study of the CNFA.
+
+    Conv-ReLU-conv-ReLU-maxpool-conv-ReLU-maxpool-conv-ReLU, the largest response of each filter, and a linear layer.
+
+    Args:
+        classes: o, number of outputs.
+        channels: c, input channels.
+        width: k, number of filters of each convolution.
+        std: standard deviation of the convolutions' initial weights, which are then normal; None: PyTorch's own,
+            which follow He et al. 2015.
+    """
+
+    def __init__(self, classes: int = 10, channels: int = 3, width: int = 64, std: float | None = None) -> None:
+        super().__init__()
+        first, *others = (nn.Conv2d(c, width, 3, padding=1, bias=False) for c in (channels, width, width, width))
+        self.conv1 = first
+        self.conv2, self.conv3, self.conv4 = others
+        self.linear = nn.Linear(width, classes, bias=False)
+        if std is not None:
+            for conv in (first, *others):
+                nn.init.normal_(conv.weight, std=std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns logits [n, o] for images [n, c, h, w]; the sides are at least 4 pixels."""
+        x = F.max_pool2d(F.relu(self.conv2(F.relu(self.conv1(images)))), 2)
+        x = F.relu(self.conv4(F.max_pool2d(F.relu(self.conv3(x)), 2)))
+        return self.linear(x.amax((2, 3)))
+
+
+class _Fire(nn.Module):
+    """A 1 x 1 convolution to few channels, then 1 x 1 and 3 x 3 convolutions side by side."""
+
+    def __init__(self, c: int, squeezed: int, k: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(c, squeezed, 1)
+        self.expand1x1 = nn.Conv2d(squeezed, k, 1)
+        self.expand3x3 = nn.Conv2d(squeezed, k, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.squeeze(x))
+        return F.relu(torch.cat([self.expand1x1(x), self.expand3x3(x)], 1))
+
+
+class SqueezeNet(nn.Module):
+    """SqueezeNet 1.1 (Iandola et al. 2016 and their later release), with the names that torchvision's weights have.
+
+    Args:
+        classes: o, number of outputs.
+    """
+
+    def __init__(self, classes: int = 1000) -> None:
+        super().__init__()
+        pool = nn.MaxPool2d(3, 2, ceil_mode=True)
+        self.features = nn.Sequential(
+            *(nn.Conv2d(3, 64, 3, 2), nn.ReLU(), pool),
+            *(_Fire(64, 16, 64), _Fire(128, 16, 64), pool),
+            *(_Fire(128, 32, 128), _Fire(256, 32, 128), pool),
+            *(_Fire(256, 48, 192), _Fire(384, 48, 192), _Fire(384, 64, 256), _Fire(512, 64, 256)),
+        )
+        self.classifier = nn.Sequential(nn.Dropout(), nn.Conv2d(512, classes, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+        self.default_cfg = _input(*_IMAGENET, 224)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns logits [n, o] for images [n, 3, h, w]; the sides are at least 17 pixels."""
+        return self.classifier(self.features(images)).flatten(1)
+
+
 def _within_channel(x: Tensor) -> Tensor:
     # Caffe's local response normalisation "within channel": size 3, alpha 5e-5, beta 0.75.
     return x * (1 + 5e-5 * F.avg_pool2d(x.square(), 3, 1, 1)) ** -0.75
 
 
-def _input(mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
-    return {"mean": mean, "std": std, "input_size": (3, 32, 32)}
+def _input(mean: tuple[float, ...], std: tuple[float, ...], size: int = 32) -> dict[str, Any]:
+    return {"mean": mean, "std": std, "input_size": (3, size, size)}
 
 
 def linear_gap(classes: int = 10, channels: int = 3, width: int = 32, kernel: int = 3) -> LinearCNN:
@@ -213,13 +283,34 @@ def cifar10_full(mean_image: Tensor | None = None) -> Cifar10Full:
     return Cifar10Full(mean_image)
 
 
+def myrtle_max(classes: int = 10, channels: int = 3, width: int = 64, std: float | None = None) -> MyrtleMax:
+    """Returns four convolutions with maxima for pooling (see ``MyrtleMax``)."""
+    return MyrtleMax(classes, channels, width, std)
+
+
+def squeezenet1_1(classes: int = 1000) -> SqueezeNet:
+    """Returns SqueezeNet 1.1, for RGB normalised by ImageNet's mean and standard deviation."""
+    return SqueezeNet(classes)
+
+
 def _with_imagenet_input(network: CifarResNet) -> CifarResNet:
-    network.default_cfg = _input((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # type: ignore[assignment]
+    network.default_cfg = _input(*_IMAGENET)  # type: ignore[assignment]
     return network
 
 
 FACTORIES: dict[str, Callable[..., nn.Module]] = {
-    f.__name__: f for f in (linear_gap, linear_flatten, small_vgg, small_resnet, resnet20, resnet56, cifar10_full)
+    f.__name__: f
+    for f in (
+        linear_gap,
+        linear_flatten,
+        small_vgg,
+        small_resnet,
+        resnet20,
+        resnet56,
+        cifar10_full,
+        myrtle_max,
+        squeezenet1_1,
+    )
 }
 
 

@@ -1,0 +1,169 @@
+"""The experiments on the neural feature ansatz: what they compute, and that they run on real networks."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from convscope.ansatz.measure import patch_agop
+from convscope.core.errors import ConvscopeError
+from convscope.core.network import Network
+from convscope.papers import beaglehole2023, beaglehole2023_myrtle, record, table
+from convscope.papers.beaglehole2023_myrtle import Recipe, trained, untrained
+from convscope.papers.beaglehole2023_networks import POWERS, Beside, Size, agops, compared, twins_of, untrained_twins
+from convscope.papers.data import LabelledImages, needed, pictures, snapshots
+from convscope.papers.registry import SCALES, Row, Setup, chosen, experiments
+from convscope.training.networks import small_resnet
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+needs_data = pytest.mark.skipif(not (DATA / "weights").is_dir(), reason="needs the data in ../shared/data")
+
+
+def labelled(n, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return LabelledImages(torch.randn(n, 3, 32, 32, generator=generator), torch.arange(n) % 10, str(seed))
+
+
+def finite(rows):
+    return all(math.isfinite(row.ours.value) for row in rows) and len(rows) > 0
+
+
+def ran(name, data, cache=None):
+    ((experiment, result),) = record.run_all(
+        chosen([f"beaglehole2023/{name}"]), Setup("smoke", data, cache, progress=False), "convscope papers NAME"
+    )
+    assert result["status"] == record.DONE
+    json.dumps(result, allow_nan=False)
+    rows = [Row.from_json(row) for row in result["rows"]]
+    assert finite(rows)
+    page = table.markdown({experiment.key: result}, "r.json")
+    assert all(row.quantity in page for row in rows)
+    return rows, result["details"]
+
+
+def test_registry_knows_the_experiments():
+    mine = [experiment for key, experiment in experiments().items() if key.startswith("beaglehole2023/")]
+    assert [experiment.name for experiment in mine] == ["limit", "pretrained", "trajectory", "myrtle"]
+    assert all(set(experiment.costs) == set(SCALES) for experiment in mine)
+
+
+def test_limit_approaches_one_where_it_should_and_only_there(monkeypatch):
+    size = beaglehole2023.Size((2, 64), 6, 16)
+    monkeypatch.setattr(beaglehole2023, "SIZES", dict.fromkeys(SCALES, size))
+    rows, details = ran("limit", {})
+    assert len(details["positions"]) == 2 * 4
+    found = {row.quantity: row for row in rows}
+    correlations = {name: row.ours.value for name, row in found.items() if name.endswith("NFM and AGOP")}
+    bright = correlations.pop("ReLU, bright patches, 64 positions a filter: correlation of NFM and AGOP")
+    assert bright < 0.95 < 0.99 < min(correlations.values())
+    distances = [row for name, row in found.items() if "squared distance" in name]
+    assert len(distances) == 2
+    assert all(row.verdict == "agrees" for row in distances)
+
+
+def test_layers_stand_beside_their_twins_and_chance():
+    network = Network("small", small_resnet().eval())
+    images = torch.rand(24, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    size = Size(24, 2, 20, 0)
+    results = agops(network.module, images, False)
+    found = Beside(results, compared(results, size), untrained_twins(network, images, size, False))
+    assert list(found.results) == list(patch_agop(network.module, images[:2], exact=True))
+    for layer, result in found.results.items():
+        for power in POWERS:
+            values = found.trained[layer][power]
+            assert values["haar"].value == values["permuted"].value == result.correlation(power=power)
+            assert values["haar"].draws != values["permuted"].draws
+    for row in found.rows("small"):
+        assert row.n == len(found.results)
+    medians = [row for row in found.rows("small") if "median" in row.quantity]
+    values = sorted(result.correlation() for result in found.results.values())
+    assert math.isclose(medians[0].ours.value, values[len(values) // 2])
+    assert medians[0].ours.spread > 0
+    other = patch_agop(twins_of(network, images, 2)[1], images, exact=True)
+    line = found.lines()[2]
+    assert math.isclose(line["power 1, twins"][1], other[line["convolution"]].correlation(), rel_tol=1e-6)
+    assert line["filters"] == "16 of 16x3x3"
+
+
+def test_twins_have_other_weights_and_calibrated_norms():
+    network = Network("small", small_resnet().eval())
+    images = torch.rand(16, 3, 32, 32)
+    first, second = twins_of(network, images, 2)
+    assert not torch.equal(first.conv1.weight, second.conv1.weight)
+    assert not torch.equal(first.conv1.weight, network.module.conv1.weight)
+    responses = first.conv1(images)
+    assert torch.allclose(first.bn1.running_mean, responses.mean((0, 2, 3)), atol=1e-5)
+    with pytest.raises(ConvscopeError, match="untrained twin"):
+        twins_of(replace(network, module=Opaque()), images, 1)
+
+
+class Opaque(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(2, 3, 3, 3))
+
+
+def test_trained_networks_are_kept_and_equal(tmp_path):
+    images, test, recipe = labelled(40), labelled(20, 1), Recipe(1, 2, 4, 20)
+    first = trained(recipe, images, test, tmp_path, False)
+    again = trained(recipe, images, test, tmp_path, False)
+    fresh = trained(recipe, images, test, None, False)
+    assert len(list(tmp_path.iterdir())) == 1
+    for other in (again, fresh):
+        assert other.test_accuracy == first.test_accuracy
+        for name, tensor in first.final.state_dict().items():
+            assert torch.equal(other.final.state_dict()[name], tensor)
+    assert torch.equal(first.initial.conv1.weight, untrained(recipe).conv1.weight)
+    assert not torch.equal(first.initial.conv1.weight, first.final.conv1.weight)
+    assert not torch.equal(untrained(replace(recipe, seed=2)).conv1.weight, first.initial.conv1.weight)
+    trained(recipe, labelled(40, 2), test, tmp_path, False)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_prototype_has_a_value_for_each_convolution():
+    assert {len(values) for values in beaglehole2023_myrtle.PROTOTYPE.values()} == {len(beaglehole2023_myrtle.LAYERS)}
+
+
+def test_missing_data_are_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("CONVSCOPE_DATA", raising=False)
+    with pytest.raises(ConvscopeError, match="--data weights=PATH"):
+        needed("weights", {})
+    with pytest.raises(ConvscopeError, match="holds no imagenet"):
+        pictures("imagenet", {"imagenet": tmp_path}, 3)
+    (tmp_path / "w.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ConvscopeError, match="cannot be read"):
+        snapshots(tmp_path / "w.safetensors")
+
+
+def test_pictures_are_read_in_zero_to_one(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "imagenet_few.npz", images=pixels)
+    images = pictures("imagenet", {"imagenet": tmp_path}, 5)
+    assert images.shape == (5, 3, 8, 8)
+    expected = {tuple(image.transpose(2, 0, 1).ravel()) for image in pixels}
+    assert {tuple((255 * image).round().to(torch.uint8).flatten().tolist()) for image in images} <= expected
+
+
+@needs_data
+def test_myrtle_runs(tmp_path):
+    rows, details = ran("myrtle", {"cifar10": DATA}, tmp_path)
+    assert len(rows) == 6 * 4
+    assert all(row.n == 2 and "prototype" in row.note for row in rows)
+    assert len(details["convolutions"]) == 2 * 4
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+
+
+@needs_data
+@pytest.mark.parametrize("name", [pytest.param("pretrained", marks=pytest.mark.slow), "trajectory"])
+def test_published_networks_run(name):
+    rows, details = ran(name, {"cifar10": DATA, "weights": DATA / "weights", "imagenet": DATA})
+    if name == "trajectory":
+        assert len(details["snapshots"]) == 8 * 3
+        assert {row.n for row in rows} == {1}
+    else:
+        assert [len(lines) for lines in details.values()] == [26, 19]
+        assert {row.n for row in rows} == {26, 19}
