@@ -99,7 +99,7 @@ class PatchAgop:
         definition: str = "",
         chance_name: str = "",
     ) -> Number:
-        """Returns ``correlation`` with its jackknife standard error over the folds of images.
+        """Returns ``correlation`` with its error: jackknife standard error and bias over the folds of images.
 
         Args:
             kind: as for ``correlation``.

@@ -64,7 +64,8 @@ DEFINITIONS = {
         "small-sample bias",
         "jackknife estimate of r minus what r would be with very many images",
         "Busing, Meijer & van der Leeden (1999)",
-        "A second moment from few images has directions of its own, which changes r. It is shown, not subtracted.",
+        "A second moment from few images has directions of its own, which changes r. It is not subtracted, but part of "
+        "every error bar here, beside the jackknife standard error: the root of the sum of their squares.",
     ),
     "class_share": Definition(
         "share of the gradients",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -38,19 +39,28 @@ class Measured:
         return low, high
 
     @property
+    def standard_error(self) -> float | None:
+        """The jackknife standard error over the folds of images; None without folds."""
+        return jackknife(self.value, list(self.without), [float(n) for n in self.sizes])
+
+    @property
     def bias(self) -> float | None:
         """The value less what it would be with very many images, by the jackknife; None without folds."""
         return jackknife_bias(self.value, self.without, [float(n) for n in self.sizes])
 
     def number(self, definition: str, chance_name: str = "", chance: tuple[float, float] | None = None) -> Number:
-        """Returns the value with its jackknife standard error and what chance gives.
+        """Returns the value with its error and what chance gives.
+
+        The error is the root of the sum of squares of standard error and bias: how far the value may be from that of
+        very many images. The bias is not subtracted, so that the value stays that of the matrices at hand.
 
         Args:
             definition: key of the number's definition.
             chance_name: what chance is here, in words.
             chance: what chance gives, where no draws say so.
         """
-        spread = jackknife(self.value, list(self.without), [float(n) for n in self.sizes])
+        error, bias = self.standard_error, self.bias
+        spread = None if error is None or bias is None else math.hypot(error, bias)
         return Number(self.value, spread, self.band or chance, definition, chance_name)
 
     def __sub__(self, other: Measured) -> Measured:

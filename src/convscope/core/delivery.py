@@ -169,7 +169,7 @@ class Delivery:
             with self.timed(f"{network.name}: forward"):
                 x, output = run_network(network, batch.images, see, differentiate=bool(backwards))
             try:
-                ends: Sequence[GradientEdge | Tensor] = upstream(edges) or [x]
+                ends: list[GradientEdge] | list[Tensor] = upstream(edges) or [x]
                 for cotangent in takers:
                     current.append(cotangent)
                     scores = logits(output, len(batch))

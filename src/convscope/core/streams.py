@@ -87,7 +87,9 @@ class Probes:
     """Random signs for all outputs at once: their outer product is the identity on average.
 
     So the second moment of the gradients that they send back is, on average, the sum over all outputs. The signs of
-    an image are drawn from its identity, the number of the draw and the seed.
+    an image are drawn from its identity and the seed. Several draws of one image are the rows of a Hadamard matrix,
+    whose columns get a random sign each: the outer products of as many draws as it has rows (the number of outputs, to
+    the next power of two) add up to a multiple of the identity, so that they leave no error.
 
     Attributes:
         count: number of draws, one backward pass each.
@@ -102,9 +104,10 @@ class Probes:
     def vectors(self, output: Tensor, batch: Batch) -> Iterator[Tensor]:
         """Yields ``count`` tensors [n, o]."""
         image, k = batch.index[:, None], torch.arange(output.shape[1], device=batch.index.device)
+        rows = 1 << (output.shape[1] - 1).bit_length()
         for draw in range(self.count):
-            signs = (mix(self.seed, 4, draw, image, k) & 1) * 2 - 1
-            yield _through(output, signs.to(output), self.of)
+            signs = (mix(self.seed, 4, draw // rows, image, k) ^ _parity(k & draw % rows)) & 1
+            yield _through(output, (1 - 2 * signs).to(output), self.of)
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,13 @@ class Loss:
             )
         one_hot = F.one_hot(labels.to(output.device, torch.int64), output.shape[1])
         yield output.detach().softmax(1) - one_hot.to(output.dtype)
+
+
+def _parity(x: Tensor) -> Tensor:
+    """Returns the number of ones among the last 32 bits, modulo 2."""
+    for shift in (16, 8, 4, 2, 1):
+        x = x ^ (x >> shift)
+    return x & 1
 
 
 def _through(output: Tensor, vector: Tensor, of: Outputs) -> Tensor:

@@ -270,7 +270,7 @@ def _lines(recipes: Sequence[Recipe], before: Found, after: Found) -> list[dict[
                     found = result.measured(partial(result.comparison().correlation, power=power))
                     line |= {
                         f"{when}, {name}": finite(found.value),
-                        f"{when}, {name}, standard error": finite(found.number("").spread),
+                        f"{when}, {name}, standard error": finite(found.standard_error),
                         f"{when}, {name}, bias": finite(found.bias),
                     }
             lines.append(line)

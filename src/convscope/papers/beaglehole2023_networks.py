@@ -140,7 +140,7 @@ class Beside:
             found, permuted = (self.trained[layer][power][null] for null in ("haar", "permuted"))
             line |= {
                 name: finite(found.value),
-                f"{name}, standard error": finite(found.number("").spread),
+                f"{name}, standard error": finite(found.standard_error),
                 f"{name}, bias": finite(found.bias),
                 f"{name}, S turned": finite_list(found.band or ()),
                 f"{name}, S permuted": finite_list(permuted.band or ()),
