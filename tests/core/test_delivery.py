@@ -10,7 +10,7 @@ from convscope.core.batches import Batch
 from convscope.core.delivery import Delivery, Stopwatch, upstream
 from convscope.core.network import Network
 from convscope.core.slots import Slot
-from convscope.core.streams import EachOutput, Gradient
+from convscope.core.streams import EachOutput, Gradient, Input, sampled
 
 
 class Total(Sums[torch.Tensor]):
@@ -111,3 +111,41 @@ def test_the_graph_of_a_batch_is_freed():
     gc.collect()
     assert len(alive) == 1
     assert alive[0]() is None
+
+
+class Sizes(Sums[torch.Tensor]):
+    """Remembers how many images each delivery held."""
+
+    def update(self, x, batch):
+        self.deliveries = [*getattr(self, "deliveries", []), len(batch)]
+        self.add("index", batch.index.sum())
+
+    def compute(self):
+        return self.sums["index"]
+
+
+def test_a_share_of_each_batch_is_delivered_many_images_at_a_time_and_none_is_lost():
+    network = Network("net", Net())
+    wanted = 300
+    slot = Slot(Input(network, "a", images=wanted), Sizes, False, "sizes")
+    every = Batch.of(torch.zeros(1000, 3, 6, 6), torch.arange(1000) % 2, torch.arange(1000))
+    delivery = Delivery([slot], every, 1000, Stopwatch())
+    for rows in torch.arange(1000).split(30):
+        delivery(every[rows])
+    delivery.flush()
+    chosen = every[sampled(every, wanted / 1000)]
+    assert sum(slot.accumulator.deliveries) == len(chosen)
+    assert int(slot.accumulator.sums["index"]) == int(chosen.index.sum())
+    assert min(slot.accumulator.deliveries[:-1]) >= 64
+    delivery.flush()
+    assert sum(slot.accumulator.deliveries) == len(chosen)
+
+
+def test_images_of_another_size_do_not_wait_together():
+    network = Network("net", Net())
+    slot = Slot(Input(network, "a", images=100), Sizes, False, "sizes")
+    delivery = Delivery([slot], Batch.of(torch.zeros(1, 3, 6, 6), None, torch.arange(1)), 100, Stopwatch())
+    delivery(Batch.of(torch.zeros(5, 3, 6, 6), None, torch.arange(5)))
+    delivery(Batch.of(torch.zeros(7, 3, 8, 8), None, torch.arange(5, 12)))
+    delivery.flush()
+    assert slot.accumulator.deliveries == [5, 7]

@@ -174,7 +174,7 @@ class AnsatzResult:
             "numbers": {key: number_to_json(n) for key, n in self.numbers.items()},
             "facts": {k: finite(v) if isinstance(v, float) else v for k, v in self.facts.items()},
             "pictures": {
-                layer: {name: rounded_lists(getattr(p, name), 3) for name in _ARRAYS}
+                layer: {name: rounded_lists(getattr(p, name)) for name in _ARRAYS}
                 | {"part": p.part, "channels": list(p.channels)}
                 for layer, p in self.pictures.items()
             },
@@ -185,7 +185,7 @@ class AnsatzResult:
                 {"name": name, "share": number_to_json(n)}
                 for name, n in zip(self.classes, self.class_numbers, strict=True)
             ],
-            "class_patches": rounded_lists(self.class_patches, 3),
+            "class_patches": rounded_lists(self.class_patches),
             "skipped": [[s.what, s.reason] for s in self.skipped],
         }  # fmt: skip
 

@@ -14,7 +14,7 @@ from convscope.ansatz.agop import PatchAgop
 from convscope.ansatz.collect import Collected, SentBack, feed_agop, with_init
 from convscope.ansatz.conclude import alignment, class_patches, class_shares, measures, medians
 from convscope.ansatz.result import AnsatzResult
-from convscope.ansatz.views import pictures_of, views_of
+from convscope.ansatz.views import DECIMALS, pictures_of, views_of
 from convscope.core.delivery import run_network
 from convscope.core.network import Network
 from convscope.core.passes import Pass
@@ -107,7 +107,9 @@ def _result(
         view_layers=tuple(inputs),
         classes=tuple(classes[k] if classes and k < len(classes) else str(k) for k in outputs) if by_class else (),
         class_numbers=tuple(class_shares(first)) if by_class and first is not None else (),
-        class_patches=class_patches(first).numpy() if by_class and first is not None else np.empty((0, 1, 1, 1)),
+        class_patches=class_patches(first).numpy().round(DECIMALS)
+        if by_class and first is not None
+        else np.empty((0, 1, 1, 1)),
         skipped=tuple(skips),
         arrays={
             f"{name}/{what}": getattr(result, what).numpy()

@@ -17,6 +17,7 @@ MOST_ENTRIES = 75  # of a side of a matrix that is shown whole: a 5x5 patch in c
 FIRST_DIRECTIONS, DIRECTIONS = 8, 3  # leading eigenvectors shown, of layers that see colours and of others
 CHANNELS = 8  # shown of a direction with many
 SIDE = 64  # pixels of a view
+DECIMALS = 4  # of what is only shown, so that the page is the same after JSON
 
 
 def pictures_of(result: PatchAgop) -> LayerPictures:
@@ -45,7 +46,7 @@ def pictures_of(result: PatchAgop) -> LayerPictures:
     channels = torch.arange(c)
     if wide:
         channels = vectors[1].square().sum((0, 2, 3)).topk(min(CHANNELS, c)).indices.sort().values
-    own, driving = (v[:, channels].numpy() for v in vectors)
+    own, driving = (v[:, channels].numpy().round(DECIMALS) for v in vectors)
     return LayerPictures(
         nfm=_scaled(nfm),
         agop=_scaled(agop),
@@ -89,4 +90,4 @@ def _sized(maps: Tensor) -> Tensor:
 
 def _scaled(matrix: Tensor) -> np.ndarray:
     largest = float(matrix.abs().max())
-    return (matrix / largest if largest > 0 else matrix).numpy()
+    return (matrix / largest if largest > 0 else matrix).numpy().round(DECIMALS)

@@ -1,5 +1,6 @@
 """Batches of images, and the identity that every image keeps in any batching and process."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,6 +65,22 @@ class Batch:
     def of(cls, images: Tensor, labels: Tensor | None, index: Tensor, group: Tensor | None = None) -> "Batch":
         """Returns a batch whose folds are hashed from ``group`` (int64 [n]; default: each image its own group)."""
         return cls(images, labels, index, mix(1, index if group is None else group))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Batch"]) -> "Batch":
+        """Returns the images of several batches, of one size and all with labels or all without."""
+        labels = [part.labels for part in parts if part.labels is not None]
+        return cls(
+            torch.cat([part.images for part in parts]),
+            torch.cat(labels) if labels else None,
+            torch.cat([part.index for part in parts]),
+            torch.cat([part.fold for part in parts]),
+        )
+
+    def fits(self, other: "Batch") -> bool:
+        """Returns whether two batches can be joined."""
+        same = self.images.shape[1:] == other.images.shape[1:] and self.images.dtype == other.images.dtype
+        return same and (self.labels is None) == (other.labels is None)
 
     def __len__(self) -> int:
         return int(self.index.shape[0])

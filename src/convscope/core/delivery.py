@@ -19,6 +19,8 @@ from convscope.core.slots import Slot
 from convscope.core.streams import Cotangent, Gradient, Images, Input, sampled
 from convscope.core.taps import ConvCall, Enough, device_and_dtype, forward, logits
 
+TOGETHER = 64  # images of a stream that gets a share of each batch; fewer would waste time on calls
+
 
 class Stopwatch:
     """Wall-clock seconds by part; time in an inner part does not count in the outer one."""
@@ -84,6 +86,10 @@ def _conv(slot: Slot[Any]) -> str:
     return "" if isinstance(slot.stream, Images) else slot.stream.conv
 
 
+def _images(slot: Slot[Any]) -> int | None:
+    return None if isinstance(slot.stream, Images) else slot.stream.images
+
+
 class Delivery:
     """Delivers batches to slots: a forward per network, a backward per cotangent vector, all layers at once.
 
@@ -100,6 +106,7 @@ class Delivery:
         self.n = n
         self.timed = stopwatch
         self._order: dict[Network, list[str]] = {}
+        self._waiting: dict[tuple[Network, int], list[Batch]] = {}
 
     @property
     def networks(self) -> list[Network]:
@@ -120,15 +127,41 @@ class Delivery:
                 if slot.stream == stream:
                     self._update(slot, x, batch)
         for network in self.networks:
-            own = [s for s in slots if not isinstance(s.stream, Images) and s.stream.network is network]
             groups: dict[int | None, list[Slot[Any]]] = {}
-            for slot in own:
-                share = slot.stream.images if sample and not isinstance(slot.stream, Images) else None
-                groups.setdefault(share, []).append(slot)
-            for share, group in groups.items():
-                part = batch if share is None or self.n is None else batch[sampled(batch, share / self.n)]
-                if len(part):
-                    self._visit(network, group, part)
+            for slot in self._slots_of(network):
+                groups.setdefault(_images(slot) if sample and self.n is not None else None, []).append(slot)
+            for images, group in groups.items():
+                if images is None or self.n is None:
+                    self._visit(network, group, batch)
+                elif len(part := batch[sampled(batch, images / self.n)]):
+                    self._wait(network, images, part)
+
+    def flush(self) -> None:
+        """Delivers what still waits: images of streams that get a share of each batch are delivered many at a time."""
+        for network, images in self._waiting:
+            self._deliver(network, images)
+
+    def _wait(self, network: Network, images: int, part: Batch) -> None:
+        waiting = self._waiting.setdefault((network, images), [])
+        if waiting and not waiting[0].fits(part):
+            self._deliver(network, images)
+        waiting.append(part)
+        if sum(map(len, waiting)) >= TOGETHER:
+            self._deliver(network, images)
+
+    def _deliver(self, network: Network, images: int) -> None:
+        waiting = self._waiting[network, images]
+        group = [slot for slot in self._slots_of(network) if _images(slot) == images]
+        if waiting and group:
+            self._visit(network, group, Batch.joined(waiting))
+        waiting.clear()
+
+    def _slots_of(self, network: Network) -> list[Slot[Any]]:
+        return [
+            slot
+            for slot in self.slots
+            if slot.failure is None and not isinstance(slot.stream, Images) and slot.stream.network is network
+        ]
 
     def _visit(self, network: Network, slots: list[Slot[Any]], batch: Batch) -> None:
         forwards = [s for s in slots if not isinstance(s.stream, Gradient)]

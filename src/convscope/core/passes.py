@@ -200,10 +200,12 @@ class Pass:
                     used += len(batch)
                     complete = not stop
                     if file is not None and (stop or time.monotonic() - saved >= self.checkpoint_seconds):
+                        delivery.flush()
                         self._save(file, done, used)
                         saved = time.monotonic()
                     if stop:
                         break
+            delivery.flush()
         with self.timed("adding up processes"):
             coverage = self._conclude(used, resumed, complete)
         if coverage.complete and file is not None:

@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 
 
-def rounded_lists(array: np.ndarray, digits: int = 6) -> list[Any]:
-    """Returns nested lists of finite values rounded to so many significant digits; a NaN or infinity becomes None.
+def rounded_lists(array: np.ndarray) -> list[Any]:
+    """Returns nested lists of finite values rounded to six significant digits; a NaN or infinity becomes None.
 
-    Six digits are more than a picture shows, and keep the file small.
+    That is more than a picture shows, and keeps the file small.
 
     Example:
-        >>> rounded_lists(np.array([[1 / 3, np.nan]]), 2)
-        [[0.33, None]]
+        >>> rounded_lists(np.array([[1 / 3, np.nan]]))
+        [[0.333333, None]]
     """
     if not array.size:
         return []
 
     def one(value: float) -> float | None:
-        return float(f"{value:.{digits}g}") if np.isfinite(value) else None
+        return float(f"{value:.6g}") if np.isfinite(value) else None
 
     return np.vectorize(one, otypes=[object])(array).tolist()
 
