@@ -189,6 +189,21 @@ def test_weights_that_are_not_finite_are_left_out_with_their_reason():
     assert any(s.what == "7" and "NaN" in s.reason for s in found.skipped) or not found.rows
 
 
+def test_a_convolution_that_cannot_be_compared_does_not_take_the_others_with_it(monkeypatch):
+    from convscope.ansatz import theory
+
+    def measures(result, untrained):
+        if result.layer == "3":
+            raise ValueError("gram must be finite")
+        return original(result, untrained)
+
+    original = theory.measures
+    monkeypatch.setattr(theory, "measures", measures)
+    found, _ = run(deep())
+    assert [row.layer for row in found.rows] == ["0", "5", "7"]
+    assert ("3", "gram must be finite") in [(s.what, s.reason) for s in found.skipped]
+
+
 @pytest.mark.parametrize("name", ZOO)
 def test_the_theory_speaks_of_every_network_of_the_zoo(name):
     x = images(12)

@@ -160,7 +160,7 @@ def test_ansatz_before_and_after_training(go):
     (row,) = result["rows"]
     assert {"correlation", "untrained", "change", "folded", "bias"} <= set(row["numbers"])
     assert result["facts"] == {
-        "untrained_is": "init", "sent": "each output in turn (logits, less the mean over images)", "images": 40.0
+        "untrained_is": "init", "sent": "each of the logits in turn, less the mean over images", "images": 40.0
     }  # fmt: skip
     assert [c["name"] for c in result["classes"]] == ["1"]
     with np.load(arrays) as stored:
@@ -171,10 +171,10 @@ def test_ansatz_before_and_after_training(go):
 @pytest.mark.parametrize(
     ("words", "sent"),
     [
-        ([], "random signs for all outputs, "),
-        (["--probes", "3"], "random signs for all outputs, 3 for each image (logits)"),
+        ([], "random signs for all logits, "),
+        (["--probes", "3"], "random signs for all logits, 3 for each image"),
         (["--outputs", "loss"], "the gradient of the loss"),
-        (["--outputs", "probabilities", "--exact"], "each output in turn (probabilities)"),
+        (["--outputs", "probabilities", "--exact"], "each of the probabilities in turn"),
     ],
 )
 def test_ansatz_says_what_was_sent_back(go, words, sent):

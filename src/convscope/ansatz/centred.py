@@ -13,7 +13,7 @@ from convscope.core.errors import ConvscopeError
 
 # Gradients that vary between images by less than this share of their second moment are constant up to rounding, as
 # they are after the last non-linearity: there the centred sum is zero.
-CONSTANT = 1e-6
+CONSTANT = 1e-10
 
 
 class CentredGram(GradientGram):
@@ -40,8 +40,9 @@ class CentredGram(GradientGram):
             raise ConvscopeError(
                 "it is called several times for each image, and centring needs one call: leave centring out for it"
             )
+        x = x.double()  # what is left after the mean is taken off can be small
         super().update_folds(parts, x, batch, fold)
-        flat = x.flatten(1).cpu().double()
+        flat = x.flatten(1).cpu()
         for k in fold.unique().tolist():
             term = flat[fold == k].sum(0)
             if "first" in parts[k].sums and parts[k].sums["first"].shape != term.shape:

@@ -45,9 +45,10 @@ def measures(result: PatchAgop, untrained: PatchAgop | None) -> Measures:
         ),
         "cosine": result.measured(lambda gram: of_weight.correlation(gram, kind="cosine")),
     }
-    permuted = _with_chance(result, found["correlation"], "permuted").draws
-    if permuted:
-        found["permuted"] = Measured(fmean(permuted), draws=permuted)
+    permuted = _with_chance(result, found["correlation"], "permuted")
+    for key, turns in (("turned", found["correlation"].draws), ("permuted", permuted.draws)):
+        if turns:
+            found[key] = Measured(fmean(turns), draws=turns)
     if untrained is not None:
         found["untrained"] = untrained.measured(untrained.comparison().correlation)
         found["gain"] = found["correlation"] - found["untrained"]
@@ -94,7 +95,7 @@ def alignment(result: PatchAgop, found: Measures) -> LayerAlignment:
         found: its numbers, of ``measures``.
     """
     g = result.geometry
-    names = dict.fromkeys(("correlation", "root", "change", "overlap"), TURNED)
+    names = dict.fromkeys(("correlation", "turned", "root", "change", "overlap"), TURNED)
     names |= {"permuted": EXCHANGED, "gain": "no change"}
     numbers = {
         key: value.number(key, names.get(key, ""), (0.0, 0.0) if key == "gain" else None)

@@ -46,6 +46,12 @@ DEFINITIONS = {
         "ours",
         "For convolutions that a batch norm follows; the AGOP is the same either way.",
     ),
+    "turned": Definition(
+        "alignment, gradients turned at random",
+        "mean of r with Q S Qᵀ instead of S, Q uniform over rotations",
+        "ours (the null)",
+        "Its chance band is the central 95 % of those turns.",
+    ),
     "permuted": Definition(
         "alignment, output channels exchanged",
         "mean of r with S's rows and columns in a random common order",

@@ -146,6 +146,7 @@ class AnsatzResult:
         """Returns the headline numbers of each convolution."""
         headings = {
             "correlation": "filters and gradients",
+            "turned": "turned at random",
             "untrained": "before training",
             "change": "change of weights",
         }

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from convscope.ansatz.agop import PatchAgop
 from convscope.ansatz.collect import Collected, SentBack, feed_agop, with_init
-from convscope.ansatz.conclude import alignment, class_patches, class_shares, measures, medians
+from convscope.ansatz.conclude import Measures, alignment, class_patches, class_shares, measures, medians
 from convscope.ansatz.result import AnsatzResult
 from convscope.ansatz.views import DECIMALS, pictures_of, views_of
 from convscope.core.delivery import run_network
@@ -92,7 +92,14 @@ def _result(
     views: tuple[Tensor, Mapping[str, Tensor]],
     classes: Sequence[str] | None,
 ) -> AnsatzResult:
-    known = {name: measures(result, untrained.get(name)) for name, result in found.items()}
+    known: dict[str, Measures] = {}
+    skipped = list(skips)
+    for name, result in found.items():
+        try:
+            known[name] = measures(result, untrained.get(name))
+        except ValueError as error:
+            skipped.append(Skip(name, str(error)))
+    found = {name: found[name] for name in known}
     images, inputs = views
     inputs = {name: x for name, x in inputs.items() if name in found}
     first = next(iter(found.values()), None)
@@ -110,7 +117,7 @@ def _result(
         class_patches=class_patches(first).numpy().round(DECIMALS)
         if by_class and first is not None
         else np.empty((0, 1, 1, 1)),
-        skipped=tuple(skips),
+        skipped=tuple(skipped),
         arrays={
             f"{name}/{what}": getattr(result, what).numpy()
             for name, result in found.items()
@@ -173,5 +180,6 @@ def _words(sent: SentBack) -> str:
     """Returns what was sent back, in words."""
     if sent.outputs == "loss":
         return "the gradient of the loss"
-    how = "each output in turn" if sent.exact else f"random signs for all outputs, {sent.probes} for each image"
-    return f"{how} ({sent.outputs}{', less the mean over images' if sent.centred else ''})"
+    if not sent.exact:
+        return f"random signs for all {sent.outputs}, {sent.probes} for each image"
+    return f"each of the {sent.outputs} in turn{', less the mean over images' if sent.centred else ''}"
