@@ -7,6 +7,8 @@ import torch
 from hypothesis import strategies as st
 from scipy.stats import ortho_group
 
+from convscope.ansatz.compare import Comparison
+
 
 def layer(g, k, d, rank=None, seed=0):
     """Returns random filters [g, k, d] and a Gram matrix [g, k, k] of a rank."""
@@ -32,3 +34,13 @@ def assert_same_distribution(draws, expected):
     error = math.hypot(float(draws.std()), float(expected.std())) / math.sqrt(len(draws))
     assert abs(float(draws.mean() - expected.mean())) < 4 * error
     assert float(draws.std() / expected.std()) == pytest.approx(1, abs=0.2)
+
+
+def overlap(weight, gram, r):
+    """Returns the overlap of leading directions of filters and gradients."""
+    return float(Comparison(weight).agop(gram).overlaps(r))
+
+
+def null_overlaps(weight, gram, r, draws):
+    """Returns what chance gives for it."""
+    return torch.cat([some.overlaps(r) for some in Comparison(weight).turned(gram, draws=draws)])

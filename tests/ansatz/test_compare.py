@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 import torch
-from filters import LAYERS, assert_same_distribution, layer, turned
+from filters import LAYERS, assert_same_distribution, layer, null_overlaps, turned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.agop_dense import agop_blocks, block_correlation, nfm_blocks
@@ -12,7 +12,6 @@ from oracles.agop_dense import agop_blocks, block_correlation, nfm_blocks
 from convscope.ansatz import forms
 from convscope.ansatz.compare import Comparison, Kind
 from convscope.ansatz.forms import NullKind, _frames
-from convscope.ansatz.subspaces import null_overlaps
 
 SETTINGS = settings(max_examples=80, deadline=None, derandomize=True)
 KINDS = st.sampled_from(get_args(Kind))
@@ -26,11 +25,11 @@ def test_correlation_equals_the_dense_one(pair, kind, power, filters):
     weight, gram = pair
     other = layer(len(weight), filters, weight.shape[2], seed=7)[0] if filters else None
     left = nfm_blocks(weight if other is None else other)
-    comparison = Comparison(weight, other)
+    comparison, of = (Comparison(weight), 0) if other is None else (Comparison(weight, weight, other), 2)
     # A prepared comparison serves any number of S.
     for s in (gram, layer(*weight.shape, seed=9)[1], gram):
         expected = block_correlation(left, agop_blocks(weight, s, power), kind)
-        assert comparison.correlation(s, kind, power) == pytest.approx(expected, abs=1e-8, nan_ok=True)
+        assert comparison.correlation(s, kind, power, of) == pytest.approx(expected, abs=1e-8, nan_ok=True)
 
 
 def test_a_gram_and_filters_are_left_as_they_were():
@@ -41,7 +40,7 @@ def test_a_gram_and_filters_are_left_as_they_were():
         assert comparison.correlation(gram, kind) == comparison.correlation(gram, kind)
         for null in get_args(NullKind):
             comparison.null(gram, kind=kind, null=null, draws=2)
-    null_overlaps(weight, gram, 2, draws=2)
+    comparison.agop(gram).overlaps(2)
     assert torch.equal(weight, before[0])
     assert torch.equal(gram, before[1])
 
@@ -63,10 +62,10 @@ def test_isotropic_gradients_give_one_and_so_does_their_null(pair, kind, scale):
 def test_scales_do_not_matter(pair, kind, null, power, scale):
     weight, gram = pair
     change = weight.flip(1) + 0.1
-    for own, other in ((None, None), (change, -scale * change)):
+    for own, other in ((weight, weight), (change, -scale * change)):
         options = {"kind": kind, "null": null, "power": power, "draws": 2}
-        first = Comparison(weight, own).null(gram, **options)
-        second = Comparison(weight / scale, other).null(gram * scale**3, **options)
+        first = Comparison(weight, own).null(gram, of=1, **options)
+        second = Comparison(weight / scale, other).null(gram * scale**3, of=1, **options)
         torch.testing.assert_close(first, second, rtol=0, atol=1e-8, equal_nan=True)
 
 
@@ -74,8 +73,8 @@ def test_agop_of_an_unrelated_change_is_not_correlated():
     weight = torch.eye(4)[None, :2]
     change = torch.eye(4)[None, 2:]
     comparison = Comparison(weight, change)
-    assert comparison.correlation(torch.eye(2)[None], "cosine") == pytest.approx(0)
-    assert comparison.correlation(torch.eye(2)[None]) < 0
+    assert comparison.correlation(torch.eye(2)[None], "cosine", of=1) == pytest.approx(0)
+    assert comparison.correlation(torch.eye(2)[None], of=1) < 0
 
 
 def test_constant_and_zero_matrices_have_no_correlation():
@@ -85,7 +84,7 @@ def test_constant_and_zero_matrices_have_no_correlation():
     assert constant.correlation(torch.eye(3).expand(2, 3, 3), "cosine") == pytest.approx(1)
     for kind in get_args(Kind):
         assert math.isnan(Comparison(weight).correlation(torch.zeros_like(gram), kind))
-        assert math.isnan(Comparison(weight, torch.zeros_like(weight)).correlation(gram, kind, 0.5))
+        assert math.isnan(Comparison(weight, torch.zeros_like(weight)).correlation(gram, kind, 0.5, of=1))
         assert Comparison(weight).null(0 * gram, kind=kind, draws=2).isnan().all()
     # Filters that differ, weighted so that the AGOP is constant.
     steps = torch.tensor([[[1.0, 2.0, 3.0], [2.0, 1.0, 0.0]]])
@@ -165,7 +164,9 @@ def test_haar_null_agrees_with_rotations_of_another_library(d, change, power):
     expected = torch.tensor([
         block_correlation(left, agop_blocks(weight, s, power), "pearson") for s in turned(gram, 500)
     ])
-    assert_same_distribution(Comparison(weight, other).null(gram, power=power, draws=500), expected)
+    assert_same_distribution(
+        Comparison(weight, weight if other is None else other).null(gram, power=power, of=1, draws=500), expected
+    )
 
 
 def test_rounding_and_tiny_filters_with_large_gradients_are_no_reason_to_refuse():

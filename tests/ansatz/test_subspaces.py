@@ -3,17 +3,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from filters import LAYERS, assert_same_distribution, layer, turned
+from filters import LAYERS, assert_same_distribution, layer, null_overlaps, overlap, turned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.agop_dense import agop_blocks, nfm_blocks, overlap_of_blocks
 
 from convscope.ansatz.compare import Comparison
 from convscope.ansatz.subspaces import (
-    effective_rank,
-    null_overlaps,
     principal_cosines,
-    subspace_overlap,
     top_eigenvectors,
 )
 
@@ -53,12 +50,10 @@ def test_leading_eigenpairs(pair, nfm, r):
 def test_overlap_of_leading_eigenvectors(g, k, d, r, seed):
     weight, gram = layer(g, k, d, seed=seed)
     expected = overlap_of_blocks(nfm_blocks(weight), agop_blocks(weight, gram), min(r, k))
-    assert subspace_overlap(weight, gram, r) == pytest.approx(expected, abs=1e-8)
-    assert subspace_overlap(weight, torch.eye(k).expand_as(gram), r) == pytest.approx(1)
+    assert overlap(weight, gram, r) == pytest.approx(expected, abs=1e-8)
+    assert overlap(weight, torch.eye(k).expand_as(gram), r) == pytest.approx(1)
     cosines = principal_cosines(top_eigenvectors(weight, None, r)[1], top_eigenvectors(weight, gram, r)[1])
     assert float(cosines.square().mean()) == pytest.approx(expected, abs=1e-8)
-    # The prepared filters stand for the weight.
-    assert subspace_overlap(Comparison(weight).filters, gram, r) == pytest.approx(expected, abs=1e-8)
 
 
 def test_principal_cosines_of_unrelated_spaces():
@@ -79,32 +74,32 @@ def test_principal_cosines_of_unrelated_spaces():
 def test_ranks(pair, nfm):
     weight, gram = pair
     blocks = nfm_blocks(weight) if nfm else agop_blocks(weight, gram)
-    args = weight, None if nfm else gram
+    comparison = Comparison(weight)
     ranks = [np.trace(m) / np.linalg.eigvalsh(m)[-1] for m in blocks]
-    assert effective_rank(*args) == pytest.approx(np.mean(ranks), rel=1e-8)
-    filters = Comparison(weight).filters
-    assert effective_rank(filters, args[1]) == pytest.approx(np.mean(ranks), rel=1e-8)
+    matrices = comparison.nfm if nfm else comparison.agop(gram)
+    assert float(matrices.effective_ranks()) == pytest.approx(np.mean(ranks), rel=1e-8)
 
 
 def test_groups_whose_matrix_is_zero_are_left_out():
     weight, gram = layer(2, 3, 5)
     alone = weight[:1], gram[:1]
     dead = weight, torch.stack([gram[0], torch.zeros(3, 3)])
-    assert effective_rank(*dead) == pytest.approx(effective_rank(*alone))
-    assert math.isnan(effective_rank(weight, torch.zeros_like(gram)))
-    assert subspace_overlap(*dead, 2) == pytest.approx(subspace_overlap(*alone, 2))
-    assert math.isnan(subspace_overlap(weight, torch.zeros_like(gram), 2))
+    rank_of = [float(Comparison(w).agop(s).effective_ranks()) for w, s in (dead, alone)]
+    assert rank_of[0] == pytest.approx(rank_of[1])
+    assert Comparison(weight).agop(torch.zeros_like(gram)).effective_ranks().isnan()
+    assert overlap(*dead, 2) == pytest.approx(overlap(*alone, 2))
+    assert math.isnan(overlap(weight, torch.zeros_like(gram), 2))
     assert null_overlaps(weight, torch.zeros_like(gram), 2, draws=2).isnan().all()
 
 
 W, S = layer(1, 2, 3)
 BAD = [
     (lambda: null_overlaps(W, S, 1, draws=0), "draws must be at least 1"),
-    (lambda: subspace_overlap(W, S, 0), "at least 1, got 0"),
+    (lambda: overlap(W, S, 0), "at least 1, got 0"),
     (lambda: top_eigenvectors(W, S, 0), "at least 1, got 0"),
     (lambda: principal_cosines(W, W[..., :2]), "the same shape"),
     (lambda: principal_cosines(W, W), "columns of a must be orthonormal"),
-    (lambda: effective_rank(W, S[0]), r"three axes \[g, k, k\]"),
+    (lambda: top_eigenvectors(W, S[0], 1), r"three axes \[g, k, k\]"),
 ]
 
 

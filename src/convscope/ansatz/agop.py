@@ -86,7 +86,7 @@ class PatchAgop:
             ValueError: when both change and folding are asked for, or the kind or power is none.
         """
         known = self if init is None else replace(self, init=grouped(init, self.geometry.groups))
-        return known.comparison(change=change, folded=folded).correlation(self.gram, kind, power)
+        return known.comparison.correlation(self.gram, kind, power, known.place(change=change, folded=folded))
 
     def number(
         self,
@@ -110,8 +110,8 @@ class PatchAgop:
             definition: key of the number's definition.
             chance_name: what chance is here, in words.
         """
-        compare = self.comparison(change=change, folded=folded).correlation
-        return self.measured(lambda gram: compare(gram, kind, power)).number(definition, chance_name, chance)
+        compare, place = self.comparison.correlation, self.place(change=change, folded=folded)
+        return self.measured(lambda gram: compare(gram, kind, power, place)).number(definition, chance_name, chance)
 
     def measured(self, f: Callable[[Tensor], float]) -> Measured:
         """Returns a function of ``gram`` with what its standard error and its small-sample bias follow from.
@@ -141,7 +141,8 @@ class PatchAgop:
             draws: number of random turns.
             seed: of the draws.
         """
-        return self.comparison(change=change).null(self.gram, kind=kind, power=power, null=null, draws=draws, seed=seed)
+        place = self.place(change=change)
+        return self.comparison.null(self.gram, kind=kind, power=power, of=place, null=null, draws=draws, seed=seed)
 
     def eigenvectors(self, r: int = 1, *, of: Tensor | None = None, nfm: bool = False) -> tuple[Tensor, Tensor]:
         """Returns the leading eigenvalues and eigenvectors, the latter as patches.
@@ -188,8 +189,13 @@ class PatchAgop:
         padded = g.pad(x.detach().cpu().double())
         return F.conv2d(padded, patches.flatten(0, 1), None, g.stride, 0, g.dilation, g.groups)
 
-    def comparison(self, *, change: bool = False, folded: bool = False) -> Comparison:
-        """Returns the filters, prepared to be compared with any S.
+    @cached_property
+    def comparison(self) -> Comparison:
+        """The filters, and where known their change and the filters with batch norm folded in, prepared for any S."""
+        return Comparison(self.weight, *self._others.values())
+
+    def place(self, *, change: bool = False, folded: bool = False) -> int:
+        """Returns the place in ``comparison`` of what stands for the filters.
 
         Args:
             change: as for ``correlation``.
@@ -201,23 +207,20 @@ class PatchAgop:
         """
         if change and folded:
             raise ValueError("change and folded cannot go together: the batch norm before training is not known")
-        return self._of_change if change else self._of_folded if folded else self._of_weight
-
-    @cached_property
-    def _of_weight(self) -> Comparison:
-        return Comparison(self.weight)
-
-    @cached_property
-    def _of_change(self) -> Comparison:
-        if self.init is None:
+        if change and self.init is None:
             raise ConvscopeError(f"the weights of {self.layer} before training are not known: hand them in as init")
-        return Comparison(self.weight, self.weight - self.init)
-
-    @cached_property
-    def _of_folded(self) -> Comparison:
-        if self.norm is None:
+        if folded and self.norm is None:
             raise ConvscopeError(f"no batch norm follows {self.layer}: leave folded out")
-        return Comparison(self.weight, self.weight * self.norm[..., None])
+        return 1 + list(self._others).index("change" if change else "folded") if change or folded else 0
+
+    @property
+    def _others(self) -> dict[str, Tensor]:
+        found = {}
+        if self.init is not None:
+            found["change"] = self.weight - self.init
+        if self.norm is not None:
+            found["folded"] = self.weight * self.norm[..., None]
+        return found
 
     def _plain(self, matrix: Tensor) -> Tensor:
         return matrix[0] if self.geometry.groups == 1 else matrix

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
@@ -31,7 +31,8 @@ _TRIAL_IMAGES = 16
 _TRIAL_DRAWS = 4
 _MOST_CENTRED = 100  # outputs; each has sums of its own
 
-Collected = tuple[dict[str, PatchAgop], list[Skip]]
+# Gives what is known of one convolution after the other, once; each one's sums are forgotten afterwards.
+Collected = Callable[[], Iterator[PatchAgop | Skip]]
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,8 @@ class SentBack:
         return 1 if self.exact or self.outputs == "loss" else self.probes
 
 
-def feed_agop(
-    p: Pass, network: Network, sent: SentBack, layers: Collection[str] | None = None
-) -> Callable[[], Collected]:
-    """Feeds a pass, and returns what gives each convolution's AGOP after it ran, with what could not be analysed.
+def feed_agop(p: Pass, network: Network, sent: SentBack, layers: Collection[str] | None = None) -> Collected:
+    """Feeds a pass, and returns what gives each convolution's AGOP after it ran, or why it cannot be had.
 
     Args:
         p: the pass.
@@ -150,35 +149,43 @@ def feed_agop(
             for k in sent.classes
         }
 
-    def finish() -> Collected:
-        found: dict[str, PatchAgop] = {}
+    def finish() -> Iterator[PatchAgop | Skip]:
+        yield from skipped
         for call in calls:
-            if call.name not in slots:
-                continue
-            try:
-                if not call.weight.isfinite().all():
-                    raise ConvscopeError("its weights hold NaN or infinite values: the training diverged")
-                moments = [slot.value() for slot in slots[call.name]]
-                apart = {k: slot.value() for k, slot in of_class[call.name].items()}
-            except ConvscopeError as error:
-                skipped.append(Skip(call.name, str(error)))
-                continue
-            whole = _added(moments)
-            rest = zip(*(slot.leave_one_out() for slot in slots[call.name]), strict=True)
-            others = [_added([moment for _, moment in fold]) for fold in rest]
-            found[call.name] = PatchAgop(
-                layer=call.name,
-                geometry=call.geometry,
-                weight=grouped(call.weight, call.geometry.groups),
-                gram=whole.total / (whole.images * sent.draws),
-                n_images=whole.images,
-                norm=_norm(network, call),
-                of_output={k: moment.total / moment.images for k, moment in apart.items()},
-                without=tuple((whole.images - m.images, m.total / (m.images * sent.draws)) for m in others if m.images),
-            )
-        return found, skipped
+            if call.name in slots:
+                yield _collected(network, call, sent, slots[call.name], of_class[call.name])
+                for slot in (*slots[call.name], *of_class[call.name].values()):
+                    slot.release()
 
     return finish
+
+
+def _collected(
+    network: Network,
+    call: ConvCall,
+    sent: SentBack,
+    slots: Sequence[Slot[GradientMoment]],
+    of_class: Mapping[int, Slot[GradientMoment]],
+) -> PatchAgop | Skip:
+    try:
+        if not call.weight.isfinite().all():
+            raise ConvscopeError("its weights hold NaN or infinite values: the training diverged")
+        whole = _added([slot.value() for slot in slots])
+        apart = {k: slot.value() for k, slot in of_class.items()}
+    except ConvscopeError as error:
+        return Skip(call.name, str(error))
+    rest = zip(*(slot.leave_one_out() for slot in slots), strict=True)
+    others = [_added([moment for _, moment in fold]) for fold in rest]
+    return PatchAgop(
+        layer=call.name,
+        geometry=call.geometry,
+        weight=grouped(call.weight, call.geometry.groups),
+        gram=whole.total / (whole.images * sent.draws),
+        n_images=whole.images,
+        norm=_norm(network, call),
+        of_output={k: moment.total / moment.images for k, moment in apart.items()},
+        without=tuple((whole.images - m.images, m.total / (m.images * sent.draws)) for m in others if m.images),
+    )
 
 
 def _added(moments: list[GradientMoment]) -> GradientMoment:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from convscope.ansatz.forms import NullKind
+from convscope.ansatz.compare import Matrices
 from convscope.ansatz.measured import Measured, median
 from convscope.ansatz.result import LayerAlignment
-from convscope.ansatz.subspaces import effective_rank, null_overlaps, subspace_overlap
 from convscope.core.results import Number
 
 if TYPE_CHECKING:
@@ -22,9 +21,10 @@ if TYPE_CHECKING:
 
 TURNED = "gradients turned at random"
 EXCHANGED = "output channels exchanged at random"
-DRAWS = 100  # of a null
-WIDE_DRAWS = 20  # of layers with more filters than WIDE, whose draws differ less
+DRAWS = 100  # of a null; fewer for layers with more than WIDE filters, since their draws differ less
+FEWEST_DRAWS = 12
 WIDE = 256
+AGAINST_CHANCE = {"correlation", "root", "overlap", "change"}
 MOST_DIRECTIONS = 16  # compared as leading eigenvectors
 
 Measures = dict[str, Measured]
@@ -37,54 +37,56 @@ def measures(result: PatchAgop, untrained: PatchAgop | None) -> Measures:
         result: of the network.
         untrained: of the network before training or of its twin, from the same images.
     """
-    of_weight = result.comparison()
-    found: Measures = {
-        "correlation": _with_chance(result, result.measured(of_weight.correlation), "haar"),
-        "root": _with_chance(
-            result, result.measured(lambda gram: of_weight.correlation(gram, power=0.5)), "haar", power=0.5
-        ),
-        "cosine": result.measured(lambda gram: of_weight.correlation(gram, kind="cosine")),
+    comparison, draws = result.comparison, _draws(result)
+    # Each S once in the coordinates of the filters, for everything that is asked of it.
+    agops = [comparison.agop(gram) for gram in (result.gram, *(gram for _, gram in result.without))]
+    sizes = tuple(n for n, _ in result.without)
+
+    def measured(f: Callable[[Matrices], Tensor]) -> Measured:
+        value, *without = (float(f(agop)) for agop in agops)
+        return Measured(value, tuple(without), sizes)
+
+    asked: dict[str, Callable[[Matrices], Tensor]] = {
+        "correlation": lambda agop: agop.correlations(),
+        "root": lambda agop: agop.correlations(power=0.5),
+        "cosine": lambda agop: agop.correlations("cosine"),
+        "agop_rank": lambda agop: agop.effective_ranks(),
     }
-    permuted = _with_chance(result, found["correlation"], "permuted")
-    for key, turns in (("turned", found["correlation"].draws), ("permuted", permuted.draws)):
-        if turns:
-            found[key] = Measured(fmean(turns), draws=turns)
-    if untrained is not None:
-        found["untrained"] = untrained.measured(untrained.comparison().correlation)
-        found["gain"] = found["correlation"] - found["untrained"]
-    if result.init is not None:
-        of_change = result.comparison(change=True)
-        found["change"] = _with_chance(result, result.measured(of_change.correlation), "haar", change=True)
-    if result.norm is not None:
-        found["folded"] = result.measured(result.comparison(folded=True).correlation)
-    filters = of_weight.filters  # few coordinates, the same ranks and overlaps
-    nfm_rank = effective_rank(filters, None)
-    found["nfm_rank"] = Measured(nfm_rank)
-    found["agop_rank"] = result.measured(lambda gram: effective_rank(filters, gram))
+    nfm_rank = float(comparison.nfm.effective_ranks())
     if math.isfinite(nfm_rank):
         r = min(math.ceil(nfm_rank), MOST_DIRECTIONS)
-        overlap = result.measured(lambda gram: subspace_overlap(filters, gram, r))
-        draws = null_overlaps(filters, result.gram, r, draws=_draws(result)).tolist() if _turns(result) else ()
-        found["overlap"] = replace(overlap, draws=tuple(draws))
+        asked["overlap"] = lambda agop: agop.overlaps(r)
+    if result.init is not None:
+        change = result.place(change=True)
+        asked["change"] = lambda agop: agop.correlations(of=change)
+    if result.norm is not None:
+        folded = result.place(folded=True)
+        asked["folded"] = lambda agop: agop.correlations(of=folded)
+    found: Measures = {key: measured(f) for key, f in asked.items()} | {"nfm_rank": Measured(nfm_rank)}
+    if result.weight.shape[1] > 1:  # with one filter a group there is nothing to turn
+        turned: dict[str, list[float]] = {key: [] for key in asked if key in AGAINST_CHANCE}
+        for some in comparison.turned(result.gram, draws=draws):
+            for key, values in turned.items():
+                values.extend(asked[key](some).tolist())
+        for key, values in turned.items():
+            found[key] = replace(found[key], draws=_defined(values))
+        exchanged = comparison.turned(result.gram, "permuted", draws=draws)
+        permuted = [x for some in exchanged for x in asked["correlation"](some).tolist()]
+        for key, values in (("turned", turned["correlation"]), ("permuted", permuted)):
+            if known := _defined(values):
+                found[key] = Measured(fmean(known), draws=known)
+    if untrained is not None:
+        found["untrained"] = untrained.measured(untrained.comparison.correlation)
+        found["gain"] = found["correlation"] - found["untrained"]
     return found
 
 
-def _with_chance(
-    result: PatchAgop, measured: Measured, null: NullKind, *, power: float = 1.0, change: bool = False
-) -> Measured:
-    if not _turns(result):
-        return measured
-    draws = result.chance(null, power=power, change=change, draws=_draws(result)).tolist()
-    return replace(measured, draws=tuple(x for x in draws if not math.isnan(x)))
-
-
-def _turns(result: PatchAgop) -> bool:
-    # With one filter a group there is nothing to turn.
-    return result.weight.shape[1] > 1
+def _defined(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(x for x in values if not math.isnan(x))
 
 
 def _draws(result: PatchAgop) -> int:
-    return WIDE_DRAWS if result.weight.shape[1] > WIDE else DRAWS
+    return min(max(DRAWS * WIDE // result.weight.shape[1], FEWEST_DRAWS), DRAWS)
 
 
 def alignment(result: PatchAgop, found: Measures) -> LayerAlignment:

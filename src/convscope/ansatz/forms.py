@@ -94,6 +94,24 @@ def sandwich(w: Tensor, s: Tensor | None) -> Tensor:
     return w.mT @ (w if s is None else s @ w)
 
 
+def leading(values: Tensor, vectors: Tensor, r: int) -> tuple[Tensor, Tensor]:
+    """Returns the leading eigenvalues [..., r] and eigenvectors [..., s, r]; zero below 1e-12 of the largest.
+
+    Args:
+        values: [..., s], ascending, as ``torch.linalg.eigh`` gives them.
+        vectors: [..., s, s].
+        r: how many, cut to s.
+
+    Raises:
+        ValueError: when r is below 1.
+    """
+    if r < 1:
+        raise ValueError(f"r, the number of eigenvectors, must be at least 1, got {r}")
+    values, vectors = values.flip(-1)[..., :r], vectors.flip(-1)[..., :r]
+    zero = values <= NULL_SHARE * values[..., :1]
+    return values.masked_fill(zero, 0.0), vectors.masked_fill(zero[..., None, :], 0.0)
+
+
 def stack_of(name: str, tensor: Tensor, shape: str) -> Tensor:
     """Returns a tensor with three axes as float64.
 

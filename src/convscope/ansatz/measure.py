@@ -14,6 +14,7 @@ from convscope.ansatz.collect import SentBack, What, feed_agop, probes_needed, w
 from convscope.core.errors import ConvscopeError
 from convscope.core.network import Network
 from convscope.core.passes import Pass
+from convscope.core.results import Skip
 from convscope.inputs.iterables import IterableSource
 
 log = logging.getLogger("convscope")
@@ -85,9 +86,15 @@ def patch_agop(
     finish = feed_agop(p, network, sent, layers)
     starts = {} if init is None else {c.name: c for c in p.convs(Network("the network before training", init))}
     p.run()
-    found, skipped = finish()
+    found: dict[str, PatchAgop] = {}
+    skipped: list[Skip] = []
+    for result in finish():
+        if isinstance(result, Skip):
+            skipped.append(result)
+        else:
+            found[result.layer] = with_init(result, starts.get(result.layer))
     if not found:
         raise ConvscopeError(f"no convolution could be analysed; {skipped[0].what}: {skipped[0].reason}")
     for skip in skipped:
         log.warning("%s is left out: %s", skip.what, skip.reason)
-    return {name: with_init(result, starts.get(name)) for name, result in found.items()}
+    return found

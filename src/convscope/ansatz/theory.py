@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ class Ansatz:
         sent = self.sent or SentBack(images=_enough(calls))
         finish = feed_agop(p, model, sent, self.layers)
         kind = next((kind for kind in ("init", "twin") if kind in p.networks), "")
-        before: Callable[[], Collected] | None = None
+        before: Collected | None = None
         starts: Mapping[str, ConvCall] = {}
         if kind:
             starts = {call.name: call for call in p.convs(p.networks[kind])}
@@ -67,63 +67,75 @@ class Ansatz:
         inputs = _inputs(model, images, _spread(calls, VIEW_LAYERS))
 
         def conclude() -> AnsatzResult:
-            found, skipped = finish()
-            untrained = {} if before is None else before()[0]
-            if kind == "init":
-                found = {name: with_init(result, starts.get(name)) for name, result in found.items()}
-            return _result(
-                found,
-                untrained,
-                skips=_together([*skipped, *_unknown(kind)], len(calls)),
-                facts={"untrained_is": kind, "sent": _words(sent)},
-                views=(images, inputs),
-                classes=p.source.classes,
+            untrained = _ByName(before() if before is not None else iter(()))
+            found: list[PatchAgop] = []
+            known: list[Measures] = []
+            skipped: list[Skip] = []
+            for item in finish():
+                if isinstance(item, Skip):
+                    skipped.append(item)
+                    continue
+                result = with_init(item, starts.get(item.layer) if kind == "init" else None)
+                try:
+                    known.append(measures(result, untrained(result.layer)))
+                except ValueError as error:
+                    skipped.append(Skip(result.layer, str(error)))
+                else:
+                    found.append(replace(result, without=()))  # with wide layers, folds take much memory
+            return AnsatzResult(
+                rows=tuple(alignment(result, measured) for result, measured in zip(found, known, strict=True)),
+                numbers=medians(known),
+                facts={
+                    "untrained_is": kind,
+                    "sent": _words(sent),
+                    "images": float(max((result.n_images for result in found), default=0)),
+                },
+                pictures={result.layer: pictures_of(result) for result in _spread(found, MOST_DETAILS)},
+                **_views(images, inputs, found),
+                **_by_class(found, p.source.classes),
+                skipped=tuple(_together([*skipped, *_unknown(kind)], len(calls))),
+                arrays={
+                    f"{result.layer}/{what}": getattr(result, what).numpy()
+                    for result in found
+                    for what in ("weight", "gram")
+                },
             )
 
         return conclude
 
 
-def _result(
-    found: Mapping[str, PatchAgop],
-    untrained: Mapping[str, PatchAgop],
-    *,
-    skips: Sequence[Skip],
-    facts: Mapping[str, str | bool | float],
-    views: tuple[Tensor, Mapping[str, Tensor]],
-    classes: Sequence[str] | None,
-) -> AnsatzResult:
-    known: dict[str, Measures] = {}
-    skipped = list(skips)
-    for name, result in found.items():
-        try:
-            known[name] = measures(result, untrained.get(name))
-        except ValueError as error:
-            skipped.append(Skip(name, str(error)))
-    found = {name: found[name] for name in known}
-    images, inputs = views
-    inputs = {name: x for name, x in inputs.items() if name in found}
-    first = next(iter(found.values()), None)
-    outputs = list(first.of_output) if first is not None else []
-    by_class = first is not None and first.geometry.groups == 1 and bool(outputs)
-    return AnsatzResult(
-        rows=tuple(alignment(found[name], measured) for name, measured in known.items()),
-        numbers=medians(list(known.values())),
-        facts={**facts, "images": float(first.n_images if first is not None else 0)},
-        pictures={result.layer: pictures_of(result) for result in _spread(list(found.values()), MOST_DETAILS)},
-        views=views_of(images, inputs, found) if inputs else np.zeros((0, 1, 1, 3), np.uint8),
-        view_layers=tuple(inputs),
-        classes=tuple(classes[k] if classes and k < len(classes) else str(k) for k in outputs) if by_class else (),
-        class_numbers=tuple(class_shares(first)) if by_class and first is not None else (),
-        class_patches=class_patches(first).numpy().round(DECIMALS)
-        if by_class and first is not None
-        else np.empty((0, 1, 1, 1)),
-        skipped=tuple(skipped),
-        arrays={
-            f"{name}/{what}": getattr(result, what).numpy()
-            for name, result in found.items()
-            for what in ("weight", "gram")
-        },
-    )
+class _ByName:
+    """Finds convolutions by name in what ``feed_agop`` gives one after the other."""
+
+    def __init__(self, items: Iterator[PatchAgop | Skip]) -> None:
+        self.items = items
+        self.passed: dict[str, PatchAgop] = {}
+
+    def __call__(self, name: str) -> PatchAgop | None:
+        while name not in self.passed and (item := next(self.items, None)) is not None:
+            if isinstance(item, PatchAgop):
+                self.passed[item.layer] = item
+        return self.passed.pop(name, None)
+
+
+def _views(images: Tensor, inputs: Mapping[str, Tensor], found: Sequence[PatchAgop]) -> dict[str, Any]:
+    known = {result.layer: result for result in found}
+    inputs = {name: x for name, x in inputs.items() if name in known}
+    if not inputs:
+        return {"views": np.zeros((0, 1, 1, 3), np.uint8), "view_layers": ()}
+    return {"views": views_of(images, inputs, known), "view_layers": tuple(inputs)}
+
+
+def _by_class(found: Sequence[PatchAgop], names: Sequence[str] | None) -> dict[str, Any]:
+    """Returns what is told of the outputs that were asked for, at the first convolution."""
+    if not found or not found[0].of_output or found[0].geometry.groups > 1:
+        return {}
+    first = found[0]
+    return {
+        "classes": tuple(names[k] if names and k < len(names) else str(k) for k in first.of_output),
+        "class_numbers": tuple(class_shares(first)),
+        "class_patches": class_patches(first).numpy().round(DECIMALS),
+    }
 
 
 def _enough(calls: Sequence[ConvCall]) -> int:

@@ -51,6 +51,10 @@ class Slot(Generic[R]):
             self._without = self.accumulator.leave_one_out() if isinstance(self.accumulator, Folded) else []
         return self._without
 
+    def release(self) -> None:
+        """Forgets what was collected, once nobody will ask again: wide layers' sums take much memory."""
+        self.accumulator, self._without = self.make(), None
+
     def estimate(
         self,
         f: Callable[[R], float],

@@ -257,7 +257,7 @@ def _row(
 def _of_start(result: PatchAgop, gram: Tensor) -> float:
     """Returns the correlation of the NFM before training with ``W^T S W`` for the weights after training."""
     assert result.init is not None
-    return Comparison(result.weight, result.init).correlation(gram)
+    return Comparison(result.weight, result.init).correlation(gram, of=1)
 
 
 def _lines(recipes: Sequence[Recipe], before: Found, after: Found) -> list[dict[str, Any]]:
@@ -267,7 +267,7 @@ def _lines(recipes: Sequence[Recipe], before: Found, after: Found) -> list[dict[
             line: dict[str, Any] = {"seed": recipe.seed, "convolution": layer}
             for when, result in (("before", start[layer]), ("after", end[layer])):
                 for power, name in POWERS.items():
-                    found = result.measured(partial(result.comparison().correlation, power=power))
+                    found = result.measured(partial(result.comparison.correlation, power=power))
                     line |= {
                         f"{when}, {name}": finite(found.value),
                         f"{when}, {name}, standard error": finite(found.standard_error),

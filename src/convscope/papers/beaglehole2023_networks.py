@@ -73,7 +73,7 @@ def agreement(result: PatchAgop, draws: int) -> Agreement:
     """
     found: dict[float, dict[NullKind, Measured]] = {}
     for power in POWERS:
-        value = result.measured(partial(result.comparison().correlation, power=power))
+        value = result.measured(partial(result.comparison.correlation, power=power))
         found[power] = {
             null: replace(value, draws=tuple(result.chance(null, power=power, draws=draws).tolist()))
             for null in get_args(NullKind)
