@@ -19,6 +19,7 @@ from convscope.core.slots import Slot
 from convscope.core.streams import Cotangent, Gradient, Images, Input, sampled
 from convscope.core.taps import ConvCall, Enough, device_and_dtype, forward, logits
 
+GRAPH_BYTES = 2**30  # that the activations kept for a backward pass may take, about
 TOGETHER = 64  # images of a stream that gets a share of each batch; fewer would waste time on calls
 
 
@@ -105,7 +106,7 @@ class Delivery:
         self.pilot = pilot
         self.n = n
         self.timed = stopwatch
-        self._order: dict[Network, list[str]] = {}
+        self._surveyed: dict[Network, tuple[list[str], int]] = {}
         self._waiting: dict[tuple[Network, int], list[Batch]] = {}
 
     @property
@@ -164,6 +165,13 @@ class Delivery:
         ]
 
     def _visit(self, network: Network, slots: list[Slot[Any]], batch: Batch) -> None:
+        step = len(batch)
+        if any(isinstance(s.stream, Gradient) for s in slots):
+            step = min(step, self._at_once(network))
+        for rows in torch.arange(len(batch)).split(step):
+            self._run(network, slots, batch if len(rows) == len(batch) else batch[rows])
+
+    def _run(self, network: Network, slots: list[Slot[Any]], batch: Batch) -> None:
         forwards = [s for s in slots if not isinstance(s.stream, Gradient)]
         backwards = [s for s in slots if isinstance(s.stream, Gradient)]
         takers: dict[Cotangent, dict[str, list[Slot[Any]]]] = {}
@@ -234,8 +242,27 @@ class Delivery:
 
     def _last_call(self, network: Network, wanted: set[str]) -> int | None:
         # Where only the first layers are wanted, the rest of the forward pass is left out.
-        if network not in self._order:
+        calls, _ = self._survey(network)
+        return max((k + 1 for k, name in enumerate(calls) if name in wanted), default=None)
+
+    def _at_once(self, network: Network) -> int:
+        """Returns the number of images whose graph fits into the memory that a backward pass may take."""
+        _, size = self._survey(network)
+        return max(GRAPH_BYTES // max(size, 1), 1)
+
+    def _survey(self, network: Network) -> tuple[list[str], int]:
+        """Returns the names of a network's convolutions as they run, and the bytes of one image's graph, about."""
+        if network not in self._surveyed:
             calls: list[str] = []
-            run_network(network, self.pilot.images[:1], lambda call: calls.append(call.name))
-            self._order[network] = calls
-        return max((k + 1 for k, name in enumerate(self._order[network]) if name in wanted), default=None)
+            size = 0
+
+            def see(call: ConvCall) -> None:
+                nonlocal size
+                calls.append(call.name)
+                # Its output, and what normalisation and activation make of it.
+                size += 3 * call.output.numel() * call.output.element_size()
+
+            with torch.no_grad():
+                run_network(network, self.pilot.images[:1], see)
+            self._surveyed[network] = calls, size
+        return self._surveyed[network]
