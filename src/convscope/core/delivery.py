@@ -106,7 +106,8 @@ class Delivery:
         self.pilot = pilot
         self.n = n
         self.timed = stopwatch
-        self._surveyed: dict[Network, tuple[list[str], int]] = {}
+        self._order: dict[Network, list[str]] = {}
+        self._graph: dict[Network, int] = {}  # bytes of one image's, about
         self._waiting: dict[tuple[Network, int], list[Batch]] = {}
 
     @property
@@ -166,8 +167,8 @@ class Delivery:
 
     def _visit(self, network: Network, slots: list[Slot[Any]], batch: Batch) -> None:
         step = len(batch)
-        if any(isinstance(s.stream, Gradient) for s in slots):
-            step = min(step, self._at_once(network))
+        if network in self._graph and any(isinstance(s.stream, Gradient) for s in slots):
+            step = min(step, max(GRAPH_BYTES // self._graph[network], 1))
         for rows in torch.arange(len(batch)).split(step):
             self._run(network, slots, batch if len(rows) == len(batch) else batch[rows])
 
@@ -184,11 +185,13 @@ class Delivery:
         current: list[Cotangent] = []
         found: set[str] = set()
         end = None if backwards else self._last_call(network, wanted)
-        seen = 0
+        seen = size = 0
 
         def see(call: ConvCall) -> None:
-            nonlocal seen
+            nonlocal seen, size
             seen += 1
+            # Its output, and what normalisation and activation make of it.
+            size += 3 * call.output.numel() * call.output.element_size()
             if call.name in wanted:
                 found.add(call.name)
                 for slot in forwards:
@@ -221,6 +224,8 @@ class Delivery:
                 reason = str(error).splitlines()[0][:200]
                 for slot in backwards:
                     slot.failure = f"gradients of {network.name} cannot be had ({reason})"
+        if backwards:
+            self._graph.setdefault(network, max(size // len(batch), 1))
         for slot in slots:
             if _conv(slot) not in found and slot.failure is None:
                 slot.failure = f"{network.name} did not call the convolution {_conv(slot)!r} on these images"
@@ -242,27 +247,8 @@ class Delivery:
 
     def _last_call(self, network: Network, wanted: set[str]) -> int | None:
         # Where only the first layers are wanted, the rest of the forward pass is left out.
-        calls, _ = self._survey(network)
-        return max((k + 1 for k, name in enumerate(calls) if name in wanted), default=None)
-
-    def _at_once(self, network: Network) -> int:
-        """Returns the number of images whose graph fits into the memory that a backward pass may take."""
-        _, size = self._survey(network)
-        return max(GRAPH_BYTES // max(size, 1), 1)
-
-    def _survey(self, network: Network) -> tuple[list[str], int]:
-        """Returns the names of a network's convolutions as they run, and the bytes of one image's graph, about."""
-        if network not in self._surveyed:
+        if network not in self._order:
             calls: list[str] = []
-            size = 0
-
-            def see(call: ConvCall) -> None:
-                nonlocal size
-                calls.append(call.name)
-                # Its output, and what normalisation and activation make of it.
-                size += 3 * call.output.numel() * call.output.element_size()
-
-            with torch.no_grad():
-                run_network(network, self.pilot.images[:1], see)
-            self._surveyed[network] = calls, size
-        return self._surveyed[network]
+            run_network(network, self.pilot.images[:1], lambda call: calls.append(call.name))
+            self._order[network] = calls
+        return max((k + 1 for k, name in enumerate(self._order[network]) if name in wanted), default=None)
