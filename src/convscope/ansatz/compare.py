@@ -223,7 +223,8 @@ class Matrices:
 
         Example:
             >>> gram = torch.diag(torch.tensor([1.0, 9.0]))[None]
-            >>> float(Comparison(torch.diag(torch.tensor([2.0, 1.0]))[None]).agop(gram).overlaps(1))  # 4 > 1, but 4 < 9
+            >>> overlap = Comparison(torch.diag(torch.tensor([2.0, 1.0]))[None]).agop(gram).overlaps(1)
+            >>> round(float(overlap), 9)  # 4 > 1, but 4 < 9
             0.0
         """
         r = min(r, self.comparison.filters.shape[1])

@@ -67,6 +67,7 @@ def patch_agop(
         ValueError: for options that cannot go together, or fewer than one probe.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
         >>> result = patch_agop(net, torch.rand(16, 3, 8, 8), exact=True)["0"]
         >>> result.agop.shape, result.agop.dtype
