@@ -228,6 +228,18 @@ def test_classes_share_the_gradients(result):
         run(net(), sent=SentBack(classes=(3,)))
 
 
+def test_classes_without_gradients_are_shown_as_nothing():
+    module = net()
+    with torch.no_grad():
+        module[4].weight.zero_()
+    found, _ = run(module, sent=SentBack(exact=True, classes=(0, 1)))
+    assert all(math.isnan(n.value) for n in found.class_numbers)
+    assert not found.class_patches[:2].any()
+    assert math.isnan(found.rows[0].numbers["correlation"].value)
+    assert found.findings() == [] or all(math.isfinite(f.number.value) for f in found.findings())
+    assert found.figures()
+
+
 def test_a_network_that_is_read_in_a_report_uses_a_share_of_the_images(monkeypatch):
     monkeypatch.setattr("convscope.ansatz.theory.IMAGES", (10, 10))
     found, coverage = run(deep(), x=images(200))

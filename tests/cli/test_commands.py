@@ -280,6 +280,7 @@ USAGE = [
     (("ansatz", "mine:small", "--data", "images.npz", "--outputs", "all"), "Invalid value for '--outputs'"),
     (("ansatz", "mine:small", "--data", "images.npz", "--probes", "0"), "Invalid value for '--probes'"),
     (("ansatz", "mine:small", "--data", "images.npz", "--class", "cow"), "'cow' is no class: choose from 0, 1, 2"),
+    (("ansatz", "mine:small", "--data", "others.npz", "--class", "all"), "choose from the numbers of the outputs"),
     (["report", "mine:small"], "--data IMAGES is missing"),
     (["report", "--data", "images.npz"], "MODEL is missing"),
     (["report", "mine:small", "--data", "images.npz", "-o", "x.pdf"], "must end in .html"),

@@ -151,15 +151,20 @@ def class_patches(result: PatchAgop) -> Tensor:
     Returns:
         float64 [2 m, c, q, r], unit norm; the entry of largest magnitude is positive.
     """
-    whole = result.gram / _trace(result.weight, result.gram)
+    whole = _per_trace(result.weight, result.gram)
     own, apart = [], []
     for gram in result.of_output.values():
         own.append(result.eigenvectors(1, of=gram)[1][0, 0])
-        difference = result.weight[0].mT @ (gram / _trace(result.weight, gram) - whole)[0] @ result.weight[0]
+        difference = result.weight[0].mT @ (_per_trace(result.weight, gram) - whole)[0] @ result.weight[0]
         vector = torch.linalg.eigh(difference)[1][:, -1]
         vector = vector * vector[vector.abs().argmax()].sign()
         apart.append(vector.unflatten(0, (-1, *result.geometry.kernel)))
     return torch.stack([*own, *apart])
+
+
+def _per_trace(weight: Tensor, gram: Tensor) -> Tensor:
+    trace = _trace(weight, gram)
+    return gram / trace if trace else gram
 
 
 def _trace(weight: Tensor, gram: Tensor) -> float:

@@ -131,7 +131,7 @@ def _numbers(wanted: tuple[str, ...], names: tuple[str, ...]) -> tuple[int, ...]
     Raises:
         click.BadParameter: for one that does not exist.
     """
-    if "all" in wanted:
+    if "all" in wanted and names:
         return tuple(range(len(names)))
     found = []
     for word in wanted:
