@@ -170,7 +170,7 @@ class Beside:
                     TURNED: fmean(whole.draws),
                     "channels permuted": fmean(permuted.draws),
                 },
-                f"n convolutions; ± standard error over folds of {n:,} images",
+                f"n convolutions; ± error over folds of {n:,} images",
                 "higher",
             ),
             Row(
@@ -263,7 +263,7 @@ def _along(layer: str, power: float, first: Beside, last: Beside) -> Row:
             TURNED: fmean(found["haar"].draws),
             "channels permuted": fmean(found["permuted"].draws),
         },
-        f"± standard error over folds of {last.results[layer].n_images:,} images",
+        f"± error over folds of {last.results[layer].n_images:,} images",
         "higher",
     )
 
