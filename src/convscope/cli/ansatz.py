@@ -11,11 +11,12 @@ from convscope.cli.options import (
     DEVICE,
     NORMALISATION,
     OUTPUT,
-    READING,
+    Reading,
     check_output,
     deliver,
     enter,
     open_pass,
+    reading_options,
     run,
     the_device,
 )
@@ -42,7 +43,7 @@ from convscope.cli.options import (
     help="A class (name or number) whose patches are also shown; may be repeated; all: each of them.",
 )  # fmt: skip
 @click.option("--arrays", type=click.Path(path_type=Path), help="Also write weights and gradient moments to this .npz.")
-@READING
+@reading_options
 @NORMALISATION
 @DEVICE
 @OUTPUT
@@ -58,12 +59,7 @@ def ansatz(
     layers: tuple[str, ...],
     classes: tuple[str, ...],
     arrays: Path | None,
-    limit: int | None,
-    size: int | None,
-    batch_size: int,
-    workers: int,
-    max_memory: float,
-    resume: bool,
+    reading: Reading,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
     device: str,
@@ -105,14 +101,14 @@ def ansatz(
                 f"{opened.network.name} is known by its weights alone, and gradients need the network: name it as "
                 "torchvision:NAME@FILE or package.module:factory@FILE"
             )
-        source = open_images(data, limit=limit, size=size, suggested=opened.preprocessing.size)
-        p = open_pass(source, batch_size=batch_size, workers=workers, max_memory=max_memory, progress=progress)
+        source = open_images(data, limit=reading.limit, size=reading.size, suggested=opened.preprocessing.size)
+        p = open_pass(source, reading, progress=progress)
         network = enter(p, opened, place)
         chosen = layers or None
         sent = SentBack(outputs, exact, probes or 1, centred, _numbers(classes, source.classes or ()))  # type: ignore[arg-type]
         if probes is None:
             sent = replace(sent, probes=probes_needed(p, network, sent, chosen))
-        results, coverage = analyse(p, [Ansatz(sent, chosen)], output.with_suffix(".checkpoint"), resume)
+        results, coverage = analyse(p, [Ansatz(sent, chosen)], output.with_suffix(".checkpoint"), reading.resume)
         (result,) = results
         if not result.layers():
             first = result.skipped[0]

@@ -15,10 +15,11 @@ from convscope.cli.options import (
     LAYER,
     NORMALISATION,
     OUTPUT,
-    READING,
+    Reading,
     check_output,
     deliver,
     open_pass,
+    reading_options,
     run,
     say,
     the_device,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     help="The page; the JSON is written beside it.",
 )  # fmt: skip
 @LAYER
-@READING
+@reading_options
 @NORMALISATION
 @GEOMETRY
 @DEVICE
@@ -47,12 +48,7 @@ def compare(
     data: tuple[str, ...],
     output: Path,
     layer: str | None,
-    limit: int | None,
-    size: int | None,
-    batch_size: int,
-    workers: int,
-    max_memory: float,
-    resume: bool,
+    reading: Reading,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
     stride: int | None,
@@ -91,8 +87,8 @@ def compare(
         for k, images in enumerate(data):
             opened = [open_network(m, layer=layer, stride=stride, padding=padding, mean=mean, std=std) for m in live]
             suggested = next((o.preprocessing.size for o in opened if o.preprocessing.size), None)
-            source = open_images(images, limit=limit, size=size, suggested=suggested)
-            p = open_pass(source, batch_size=batch_size, workers=workers, max_memory=max_memory, progress=progress)
+            source = open_images(images, limit=reading.limit, size=reading.size, suggested=suggested)
+            p = open_pass(source, reading, progress=progress)
             networks: dict[str, Network] = {}
             for o in opened:
                 bound = o.bound(p.pilot.images).network
@@ -104,7 +100,7 @@ def compare(
             p.networks = networks
             finish = Comparison(source.name if len(data) > 1 else "", layer).plan(p)
             checkpoint = output.with_suffix(f".{k}.checkpoint" if len(data) > 1 else ".checkpoint")
-            coverages.append(p.run(checkpoint, resume))
+            coverages.append(p.run(checkpoint, reading.resume))
             profiles += finish()
             heads.append(head_of(p, next(iter(networks.values()))))
             if not coverages[-1].complete:

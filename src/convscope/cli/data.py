@@ -7,7 +7,16 @@ from pathlib import Path
 
 import click
 
-from convscope.cli.options import NORMALISATION, OUTPUT, READING, check_output, deliver, open_pass, run
+from convscope.cli.options import (
+    NORMALISATION,
+    OUTPUT,
+    Reading,
+    check_output,
+    deliver,
+    open_pass,
+    reading_options,
+    run,
+)
 
 
 @click.command()
@@ -20,7 +29,7 @@ from convscope.cli.options import NORMALISATION, OUTPUT, READING, check_output, 
 @click.option("--stride", type=click.IntRange(1), default=1, show_default=True, help="Of the patches.")
 @click.option("--padding", type=click.IntRange(0), help="Zeros around the images; default: half the kernel.")
 @click.option("--arrays", type=click.Path(path_type=Path), help="Also write large matrices to this .npz.")
-@READING
+@reading_options
 @NORMALISATION
 @OUTPUT
 def data(
@@ -30,12 +39,7 @@ def data(
     stride: int,
     padding: int | None,
     arrays: Path | None,
-    limit: int | None,
-    size: int | None,
-    batch_size: int,
-    workers: int,
-    max_memory: float,
-    resume: bool,
+    reading: Reading,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
     as_json: bool,
@@ -57,14 +61,14 @@ def data(
         from convscope.inputs.preprocessing import Preprocessing
         from convscope.page.report import Report
 
-        source = open_images(images, limit=limit, size=size)
-        p = open_pass(source, batch_size=batch_size, workers=workers, max_memory=max_memory, progress=progress)
+        source = open_images(images, limit=reading.limit, size=reading.size)
+        p = open_pass(source, reading, progress=progress)
         channels = p.pilot.images.shape[1]
         prepare = Preprocessing(channels, None, mean, std, "as given").measured(p.pilot.images)
         conv = nn.Conv2d(channels, 1, kernel, stride, kernel // 2 if padding is None else padding)
         name = f"patches of {kernel}x{kernel} pixels"
         network = Network(name, conv, prepare, notes=prepare.notes(p.pilot.images))
         p.networks = {"model": network}
-        results, coverage = analyse(p, [Data()], output.with_suffix(".checkpoint"), resume)
+        results, coverage = analyse(p, [Data()], output.with_suffix(".checkpoint"), reading.resume)
         made = Report(head_of(p, network), results, coverage, provenance(None, start))
         deliver(made, output, as_json=as_json, arrays=arrays)

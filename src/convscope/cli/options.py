@@ -7,6 +7,8 @@ import sys
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -50,7 +52,7 @@ OUTPUT = _all(
     click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of the summary."),
     click.option("-q", "--quiet", is_flag=True, help="No progress bars."),
 )
-READING = _all(
+_READING = _all(
     click.option("--limit", type=click.IntRange(1), help="Use at most so many images, chosen at random."),
     click.option("--size", type=click.IntRange(1), help="Bring images to squares of so many pixels."),
     click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images of a batch."),
@@ -64,7 +66,32 @@ READING = _all(
     ),
     click.option("--resume", is_flag=True, help="Continue an interrupted run from its checkpoint."),
 )
-LAYER = click.option("--layer", help="The convolution to look at; default: the first that runs.")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How images are read: the options of ``reading_options``, by their names."""
+
+    limit: int | None
+    size: int | None
+    batch_size: int
+    workers: int
+    max_memory: float
+    resume: bool
+
+
+def reading_options(f: Callable[..., None]) -> Callable[..., None]:
+    """Decorates a command that reads images: its parameter ``reading`` gets what these options say."""
+
+    @wraps(f)
+    def gathered(*args: Any, **kwargs: Any) -> None:
+        reading = Reading(**{field.name: kwargs.pop(field.name) for field in fields(Reading)})
+        f(*args, reading=reading, **kwargs)
+
+    return _READING(gathered)
+
+
+LAYER = click.option("--layer", help="The convolution for the first-layer theory; default: the first that runs.")
 NORMALISATION = _all(
     click.option("--mean", type=Numbers(), help="Subtracted per channel of images in [0, 1]."),
     click.option("--std", type=Numbers(), help="Then divided by, per channel."),
@@ -124,15 +151,15 @@ def the_device(name: str) -> str:
     return name
 
 
-def open_pass(source: Source, *, batch_size: int, workers: int, max_memory: float, progress: bool) -> Pass:
+def open_pass(source: Source, reading: Reading, *, progress: bool) -> Pass:
     """Returns a pass over a source; says what it is about to read."""
     from convscope.core.passes import Pass
 
     p = Pass(
         source,
-        batch_size=batch_size,
-        workers=workers,
-        max_memory=int(max_memory * 2**30),
+        batch_size=reading.batch_size,
+        workers=reading.workers,
+        max_memory=int(reading.max_memory * 2**30),
         progress=progress,
         announce=say if progress else None,
     )

@@ -13,11 +13,12 @@ from convscope.cli.options import (
     LAYER,
     NORMALISATION,
     OUTPUT,
-    READING,
+    Reading,
     check_output,
     deliver,
     enter,
     open_pass,
+    reading_options,
     run,
     say,
     the_device,
@@ -34,7 +35,7 @@ from convscope.cli.options import (
 @click.option("--init", metavar="WEIGHTS", help="The network's own weights before training.")
 @click.option("--arrays", type=click.Path(path_type=Path), help="Also write large matrices to this .npz.")
 @LAYER
-@READING
+@reading_options
 @NORMALISATION
 @GEOMETRY
 @DEVICE
@@ -46,12 +47,7 @@ def report(
     init: str | None,
     arrays: Path | None,
     layer: str | None,
-    limit: int | None,
-    size: int | None,
-    batch_size: int,
-    workers: int,
-    max_memory: float,
-    resume: bool,
+    reading: Reading,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
     stride: int | None,
@@ -89,7 +85,7 @@ def report(
             from convscope.embedded import embedded_report
 
             made = embedded_report(
-                start, progress=progress, resume=resume, checkpoint=_checkpoint(output), announce=say
+                start, progress=progress, resume=reading.resume, checkpoint=_checkpoint(output), announce=say
             )
             deliver(made, output, as_json=as_json, arrays=arrays)
             return
@@ -97,11 +93,11 @@ def report(
         from convscope.inputs.networks import open_network
 
         opened = open_network(model, layer=layer, stride=stride, padding=padding, mean=mean, std=std, init=init)
-        source = open_images(data, limit=limit, size=size, suggested=opened.preprocessing.size)
-        p = open_pass(source, batch_size=batch_size, workers=workers, max_memory=max_memory, progress=progress)
+        source = open_images(data, limit=reading.limit, size=reading.size, suggested=opened.preprocessing.size)
+        p = open_pass(source, reading, progress=progress)
         network = enter(p, opened, place)
         theories: list[Theory] = [FirstLayer(layer)] if opened.weights_only else [FirstLayer(layer), Ansatz()]
-        results, coverage = analyse(p, theories, _checkpoint(output), resume)
+        results, coverage = analyse(p, theories, _checkpoint(output), reading.resume)
         made = Report(head_of(p, network), results, coverage, provenance(None, start))
         deliver(made, output, as_json=as_json, arrays=arrays)
 
