@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from convscope.core.errors import ConvscopeError
-from convscope.core.plain import array_of, fact_of, rounded_lists, text_of
+from convscope.core.plain import array_of, fact_of, reading, rounded_lists, text_of
+from convscope.core.png import bytes_from_png, png_from_bytes
 from convscope.core.results import (
     Definition,
     Finding,
@@ -22,7 +22,6 @@ from convscope.core.results import (
     number_to_json,
     register,
 )
-from convscope.page.images import bytes_from_png, png_from_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -197,13 +196,9 @@ class AnsatzResult:
         Raises:
             ConvscopeError: when fields are missing or of the wrong kind.
         """
-        try:
+        with reading(cls.kind):
             result = cls(**_fields(data))
             result._check()
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
-            raise ConvscopeError(
-                f"the {cls.kind} result in this file is damaged ({str(error)[:200]}): make the report again"
-            ) from error
         return result
 
     def _check(self) -> None:

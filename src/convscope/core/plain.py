@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+
+from convscope.core.errors import ConvscopeError
+
+_DAMAGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)
+
+
+@contextmanager
+def reading(kind: str) -> Generator[None]:
+    """Turns what goes wrong inside into one sentence: a field is missing, or of the wrong kind.
+
+    Args:
+        kind: of the result that is read.
+
+    Raises:
+        ConvscopeError: when something goes wrong.
+    """
+    try:
+        yield
+    except _DAMAGE as error:
+        raise ConvscopeError(
+            f"the {kind} result in this file is damaged ({str(error)[:200]}): make the report again"
+        ) from error
 
 
 def rounded_lists(array: np.ndarray) -> list[Any]:

@@ -15,6 +15,7 @@ from convscope.core.accumulate import jackknife
 from convscope.core.errors import ConvscopeError
 from convscope.core.moment_values import PatchMoments
 from convscope.core.passes import Pass
+from convscope.core.plain import array_of, reading
 from convscope.core.results import (
     Definition,
     Finding,
@@ -194,21 +195,19 @@ class ComparisonResult:
         Raises:
             ConvscopeError: when fields are missing or of the wrong kind.
         """
-        try:
+        with reading(cls.kind):
             names = tuple(str(name) for name in data["names"])
-            tables = {key: np.array(data[key], dtype=np.float64) for key in ("matrix", "log_matrix", "spread")}
+            tables = {key: _of_pairs(data[key], len(names)) for key in ("matrix", "log_matrix", "spread")}
             chance = number_from_json(data["chance"]).value
             skipped = tuple(Skip(str(what), str(reason)) for what, reason in data["skipped"])
-            result = cls(names, **tables, chance=chance, notes=tuple(map(str, data["notes"])), skipped=skipped)
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise ConvscopeError(
-                f"the comparison in this file is damaged ({str(error)[:200]}): make it again"
-            ) from error
-        if any(table.shape != (len(names),) * 2 for table in tables.values()) or len(names) < 2:
-            raise ConvscopeError(
-                "the comparison in this file is damaged (its tables do not fit its names): make it again"
-            )
-        return result
+            return cls(names, **tables, chance=chance, notes=tuple(map(str, data["notes"])), skipped=skipped)
+
+
+def _of_pairs(values: Any, n: int) -> np.ndarray:
+    table = array_of(values, 2)
+    if table.shape != (n, n) or n < 2:
+        raise ValueError(f"a table of {n} networks has the shape {table.shape}")
+    return table
 
 
 class Comparison:

@@ -12,7 +12,8 @@ import torch
 from convscope.core.errors import ConvscopeError
 from convscope.core.passes import Pass
 from convscope.core.results import Finding, LayerRow, register
-from convscope.firstlayer.findings import collected, distance, label_findings, told
+from convscope.core.sentences import collected, told
+from convscope.firstlayer.findings import distance, label_findings
 from convscope.firstlayer.notebook import (
     Notebook,
     Patches,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from convscope.core.results import Finding, Number
+from convscope.core.results import Finding
+from convscope.core.sentences import collected, told
 
 if TYPE_CHECKING:
     from convscope.firstlayer.result import FirstLayerResult, PatchResult
@@ -26,12 +25,6 @@ RIVAL_KEYS = {
 }
 WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
-P = TypeVar("P")
-
-
-class Undefined(Exception):
-    """A sentence would have to tell a number that is not defined."""
-
 
 def findings(result: FirstLayerResult) -> list[Finding]:
     """Returns the findings, the most telling first; a sentence that would tell an undefined number is left out."""
@@ -44,32 +37,6 @@ def findings(result: FirstLayerResult) -> list[Finding]:
         return [Finding(text, result.numbers["formula"])]
     parts = (_formula, _labels, _seeds, _held_out, _whitening, label_findings, _age, _untrained, _drive)
     return collected(result, parts)
-
-
-def collected(result: P, parts: Sequence[Callable[[P], list[Finding]]]) -> list[Finding]:
-    """Returns the findings of all parts but those that would tell an undefined number."""
-    found: list[Finding] = []
-    for part in parts:
-        with suppress(Undefined):
-            found += part(result)
-    return found
-
-
-def told(x: Number | float, form: str = ".2f") -> str:
-    """Returns a number as sentences tell it.
-
-    Args:
-        x: the number.
-        form: its format.
-
-    Raises:
-        Undefined: when it is NaN or infinite.
-    """
-    value = x.value if isinstance(x, Number) else x
-    if not math.isfinite(value):
-        raise Undefined
-    text = f"{value:{form}}"
-    return text.lstrip("-") if not float(text) else text.replace("-", "−")
 
 
 def distance(result: PatchResult) -> str:

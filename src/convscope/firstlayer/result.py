@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from convscope.core.errors import ConvscopeError
-from convscope.core.plain import array_of, fact_of, rounded_lists, text_of
+from convscope.core.plain import array_of, fact_of, reading, rounded_lists, text_of
 from convscope.core.results import (
     Definition,
     Finding,
@@ -92,13 +91,9 @@ class PatchResult(ABC):
         Raises:
             ConvscopeError: when fields are missing or of the wrong kind.
         """
-        try:
+        with reading(cls.kind):
             result = cls(**cls._fields(data))
             result._check()
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
-            raise ConvscopeError(
-                f"the {cls.kind} result in this file is damaged ({str(error)[:200]}): make the report again"
-            ) from error
         return result
 
     @classmethod

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from convscope.core.coverage import Coverage
 from convscope.core.errors import ConvscopeError
+from convscope.core.png import bytes_from_png, png_from_bytes
 from convscope.core.results import Finding, Result, Skip, number_to_json, result_from_json
 from convscope.page import checks
-from convscope.page.images import bytes_from_png, png_from_bytes
 from convscope.page.theme import clean
 
 SCHEMA = 1
