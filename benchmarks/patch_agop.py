@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from convscope import patch_agop
 from convscope.ansatz.gram import GradientGram
-from convscope.core.batches import Batch
+from convscope.core.batches import FOLDS, Batch
 from convscope.core.delivery import Delivery, Stopwatch
 from convscope.core.network import Network
-from convscope.core.passes import FOLDS, Pass
+from convscope.core.passes import Pass
 from convscope.core.slots import Slot
 from convscope.core.streams import Cotangent, EachOutput, Gradient, Probes
 from convscope.core.taps import left_as_found
@@ -87,16 +87,17 @@ def sums(module: nn.Module, x: Tensor, cotangent: Cotangent) -> Callable[[], lis
     """Returns what sums the gradients of a batch at all convolutions, as a pass does for each of its batches."""
     network = Network("network", module)
     batch = Batch.of(x, None, torch.arange(len(x)))
-    calls = Pass(IterableSource([x[:1]])).convs(network)
+    slots = [
+        Slot(Gradient(network, call.name, cotangent), partial(GradientGram, call.geometry.groups), True, "gram")
+        for call in Pass(IterableSource([x[:1]])).convs(network)
+    ]
+    deliver = Delivery(slots, batch, None, Stopwatch())
 
     def run() -> list[Slot]:
-        slots = []
-        for call in calls:
-            make = partial(GradientGram, call.geometry.groups)
-            slots.append(Slot(Gradient(network, call.name, cotangent), make, True, "gram"))
-            slots[-1].spread_over(FOLDS)
+        for slot in slots:
+            slot.spread_over(FOLDS)
         with left_as_found([module]):
-            Delivery(slots, batch, None, Stopwatch())(batch)
+            deliver(batch)
         return slots
 
     return run

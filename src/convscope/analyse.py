@@ -209,7 +209,8 @@ def provenance(command: str | None, start: float, seeds: Mapping[str, int] | Non
     return Provenance(
         command=command or shlex.join(["convscope", *sys.argv[1:]]),
         versions={package: version(package) for package in packages} | {"python": platform.python_version()},
-        seeds={"null distributions": 0, "random labels of the back-propagated signal": 0, **(seeds or {})},
+        seeds={"null distributions": 0, "random labels of the back-propagated signal": 0, "random signs": 0}
+        | dict(seeds or {}),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         precision=f"sums over images in float64, the network in its own; {torch.get_num_threads()} of "
         f"{os.cpu_count()} threads",

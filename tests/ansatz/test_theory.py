@@ -2,43 +2,22 @@
 
 import json
 import math
+import re
+from collections import OrderedDict
 
 import pytest
 import torch
+from ansatz_runs import deep, run
 from firstlayer_runs import images, net
-from sources import ArraySource
 from torch import nn
 from zoo import ZOO, build
 
-from convscope.analyse import analyse
 from convscope.ansatz.collect import SentBack
 from convscope.ansatz.measure import patch_agop
 from convscope.ansatz.measured import Measured, combined, median
-from convscope.ansatz.theory import Ansatz
 from convscope.core.errors import ConvscopeError
-from convscope.core.network import Network
-from convscope.core.passes import Pass
-from convscope.core.results import result_from_json
+from convscope.core.results import Skip, result_from_json
 from convscope.page.charts import Chart
-
-
-def deep(seed=1, classes=3):
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Conv2d(8, 6, 3, groups=2),
-        nn.ReLU(inplace=True), nn.Conv2d(6, 6, 3, groups=6), nn.ReLU(), nn.Conv2d(6, 12, 1), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), nn.Linear(12, classes),
-    )  # fmt: skip
-
-
-def run(module, *, init=None, twin=None, sent=None, layers=None, x=None, labels=None, max_memory=2**31):
-    x = images(40) if x is None else x
-    p = Pass(ArraySource(x, labels), {"model": Network("net", module)}, max_memory=max_memory)
-    for name, other in (("init", init), ("twin", twin)):
-        if other is not None:
-            p.networks[name] = Network(name, other)
-    (result,), coverage = analyse(p, [Ansatz(sent, layers)])
-    return result, coverage
 
 
 @pytest.fixture(scope="module")
@@ -180,13 +159,61 @@ def test_a_network_without_scores_is_one_stated_skip():
     assert result_from_json(json.loads(json.dumps(found.to_json()))).rows == ()
 
 
+GRADIENTS = "its gradients hold NaN or infinite values: check the network on these images, or their scale"
+WEIGHTS = "its weights hold NaN or infinite values: "
+
+
 def test_weights_that_are_not_finite_are_left_out_with_their_reason():
     module = deep()
     with torch.no_grad():
-        module[7].weight[0] = math.nan
-    found, _ = run(module)
-    assert "7" not in [row.layer for row in found.rows]
-    assert any(s.what == "7" and "NaN" in s.reason for s in found.skipped) or not found.rows
+        module[7].weight[0] = math.nan  # it comes last, so that its NaNs flow back through all the others
+    found, _ = run(module, init=deep(2))
+    assert found.rows == ()
+    assert found.skipped == (Skip("0, 3, 5", GRADIENTS), Skip("7", f"{WEIGHTS}the training diverged"))
+
+
+def test_weights_of_another_shape_before_training_are_a_stated_skip():
+    start = deep(2)
+    start[0] = nn.Conv2d(3, 8, 5, padding=2)
+    found, _ = run(deep(), init=start)
+    assert ["change" in row.numbers for row in found.rows] == [False, True, True, True]
+    assert ["gain" in row.numbers for row in found.rows] == [True] * 4
+    reason = (
+        "its weights have another shape [8, 3, 5, 5] than the network's [8, 3, 3, 3]: hand in the same architecture"
+    )
+    assert found.skipped == (Skip("0 before training", reason),)
+
+
+def test_weights_before_training_that_are_not_finite_are_a_stated_skip():
+    start = deep(2)
+    with torch.no_grad():
+        start[3].weight[0] = math.nan
+    found, _ = run(deep(), init=start)
+    assert ["change" in row.numbers for row in found.rows] == [True, False, True, True]
+    assert ["gain" in row.numbers for row in found.rows] == [False, False, True, True]
+    assert found.skipped == (
+        Skip("0 before training", GRADIENTS),
+        Skip("3 before training", f"{WEIGHTS}hand in those that the training began with"),
+    )
+
+
+def test_convolutions_that_the_network_before_training_lacks_share_one_line():
+    found, _ = run(deep(), init=nn.Sequential(OrderedDict(body=deep(2))))
+    assert not any({"change", "gain"} & set(row.numbers) for row in found.rows)
+    reason = "that network has no convolution of this name: hand in the same architecture"
+    assert found.skipped == (Skip("every convolution before training", reason),)
+
+
+def test_what_the_untrained_twin_does_not_give_is_a_stated_skip():
+    twin = deep(2)
+    with torch.no_grad():
+        twin[3].weight[0] = math.nan
+    found, _ = run(deep(), twin=twin)
+    assert ["gain" in row.numbers for row in found.rows] == [False, False, True, True]
+    assert [(s.what, s.reason) for s in found.skipped[:2]] == [
+        ("0 of the untrained twin", GRADIENTS),
+        ("3 of the untrained twin", f"{WEIGHTS}the training diverged"),
+    ]
 
 
 def test_a_convolution_that_cannot_be_compared_does_not_take_the_others_with_it(monkeypatch):
@@ -228,16 +255,18 @@ def test_classes_share_the_gradients(result):
         run(net(), sent=SentBack(classes=(3,)))
 
 
-def test_classes_without_gradients_are_shown_as_nothing():
-    module = net()
+@pytest.mark.parametrize("module", [net(), deep()], ids=["one convolution", "several"])
+def test_classes_without_gradients_are_shown_as_nothing(module):
     with torch.no_grad():
-        module[4].weight.zero_()
-    found, _ = run(module, sent=SentBack(exact=True, classes=(0, 1)))
+        module[-1].weight.zero_()
+    found, _ = run(module, twin=deep(2), sent=SentBack(exact=True, classes=(0, 1)))
     assert all(math.isnan(n.value) for n in found.class_numbers)
     assert not found.class_patches[:2].any()
-    assert math.isnan(found.rows[0].numbers["correlation"].value)
-    assert found.findings() == [] or all(math.isfinite(f.number.value) for f in found.findings())
-    assert found.figures()
+    assert all(math.isnan(row.numbers["correlation"].value) for row in found.rows)
+    assert found.findings() == []
+    texts = [text for chart in found.figures().values() for text in (chart.caption, chart.alt, chart.how_to_read)]
+    assert len(texts) >= 12
+    assert not any(word in re.findall(r"\w+", text) for text in texts for word in ("nan", "undefined"))
 
 
 def test_a_network_that_is_read_in_a_report_uses_a_share_of_the_images(monkeypatch):

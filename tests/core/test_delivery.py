@@ -1,6 +1,7 @@
 import gc
 import weakref
 
+import pytest
 import torch
 from torch import nn
 from torch.autograd.graph import get_gradient_edge
@@ -109,8 +110,51 @@ def test_the_graph_of_a_batch_is_freed():
 
     delivered(Watched().eval(), ["net.a"], images())
     gc.collect()
-    assert len(alive) == 1
-    assert alive[0]() is None
+    assert alive
+    assert all(output() is None for output in alive)
+
+
+class Flat(nn.Module):
+    """Writes its maps as vectors by ``view``, which refuses maps whose channels are last in memory."""
+
+    def __init__(self, flat):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.linear, self.flat = nn.Conv2d(3, 4, 3), nn.Linear(64, 2), flat
+        self.seen = []
+
+    def forward(self, x):
+        y = torch.relu(self.conv(x))
+        self.seen.append((len(x), y.is_contiguous(memory_format=torch.channels_last)))
+        return self.linear(y.view(len(y), -1) if self.flat == "view" else y.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("flat", "dtype", "last"),
+    [("flatten", torch.float32, True), ("view", torch.float32, False), ("flatten", torch.float64, False)],
+)
+def test_gradients_are_the_same_whatever_the_layout_in_memory(flat, dtype, last):
+    module, x = Flat(flat).to(dtype).eval(), images().to(dtype)
+    found = delivered(module, ["conv"], x)["conv"]
+    assert {of for n, of in module.seen if n == 4} == {last}
+    kept = []
+    module.conv.register_forward_hook(lambda _m, _a, out: kept.append(out))
+    scores = module(x)
+    expected = sum(torch.autograd.grad(s, kept, retain_graph=True)[0].double().square() for s in scores.sum(0))
+    assert torch.allclose(found, expected.sum((0, 2, 3)), rtol=1e-5)
+
+
+def test_inputs_are_delivered_contiguous_beside_gradients():
+    class Layout(Total):
+        def update(self, x, batch):
+            assert x.is_contiguous()
+            super().update(x, batch)
+
+    network, batch = Network("net", Flat("flatten").eval()), Batch.of(images(), None, torch.arange(4))
+    streams = Input(network, "conv"), Gradient(network, "conv", EachOutput())
+    slots = [Slot(s, make, False, "total") for s, make in zip(streams, (Layout, Total), strict=True)]
+    Delivery(slots, batch, None, Stopwatch())(batch)
+    assert torch.allclose(slots[0].value(), images().double().square().sum((0, 2, 3)))
 
 
 class Sizes(Sums[torch.Tensor]):

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from convscope.core.batches import Batch
 from convscope.core.network import Network
-from convscope.core.streams import Gradient, Images, Input, RandomLabels, sampled
+from convscope.core.streams import Gradient, Images, Input, Probes, RandomLabels, sampled
 
 
 def batch_of(n, start=0):
@@ -37,6 +37,41 @@ def test_random_labels_are_uniform_and_differ_with_the_seed():
         counts = torch.bincount(drawn, minlength=7)
         assert int((counts - 1000).abs().max()) < 150  # five standard deviations: 1 in 250,000
     assert float((labels[0] == labels[1]).double().mean()) == pytest.approx(1 / 7, abs=0.03)
+
+
+def test_signs_of_probes_belong_to_the_image():
+    index = torch.randperm(5000, generator=torch.Generator().manual_seed(0))[:60] - 500
+    every = Batch.of(torch.zeros(60, 1, 1, 1), None, index)
+    whole = torch.stack(list(Probes(3, seed=1).vectors(torch.zeros(60, 5), every)))
+    assert whole.shape == (3, 60, 5)
+    assert set(whole.unique().tolist()) == {-1.0, 1.0}
+    for i in range(60):
+        alone = torch.stack(list(Probes(3, seed=1).vectors(torch.zeros(1, 5), every[torch.tensor([i])])))
+        assert torch.equal(alone[:, 0], whole[:, i])
+
+
+def products(images, outputs, seed, draws=1):
+    """Outer products of the signs of each image, added over its draws, [n, o, o]."""
+    vectors = Probes(draws, seed).vectors(torch.zeros(images, outputs, dtype=torch.float64), batch_of(images))
+    return sum(v[:, :, None] * v[:, None] for v in vectors)
+
+
+@pytest.mark.parametrize("folds", [4, 10])
+def test_signs_of_images_that_share_their_folds_are_balanced_and_those_of_folds_are_independent(folds):
+    # Were the signs of all images independent, products of two outputs would have, summed over the images of a fold, as
+    # large a mean square as there are images.
+    n, o = 640, 10
+    outer = torch.stack([products(n, o, seed) for seed in range(60)])  # [seeds, n, o, o]
+    of = batch_of(n).fold % folds
+    off = ~torch.eye(o, dtype=torch.bool)
+    within = torch.stack([outer[:, of == k].sum(1) for k in range(folds)])[..., off]  # [folds, seeds, pairs]
+    apart = float(within.square().sum(0).mean())
+    assert apart < 0.12 * n
+    assert float(within.sum(0).square().mean()) == pytest.approx(apart, rel=0.15)  # a standard error is 3 %
+
+
+def test_as_many_draws_as_there_are_rows_leave_no_error():
+    assert torch.equal(products(7, 5, 0, draws=8), 8 * torch.eye(5).double().expand(7, 5, 5))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0, 3.0])

@@ -92,6 +92,16 @@ def test_profiles_without_folds_have_no_spread():
     assert result.number(0, 1).spread is None
 
 
+def test_profiles_with_different_numbers_of_folds_have_no_spread():
+    few, many = profiles({"a": net(seed=1)}, source_of(images())), profiles({"b": net(seed=2)}, ArraySource(images()))
+    assert 1 < len(few[0].without) < len(many[0].without)
+    result = compare_profiles([*few, *many])
+    assert np.isfinite(result.matrix).all()
+    assert np.isnan(result.spread).all()
+    assert result.number(0, 1).spread is None
+    assert np.isfinite(compare_profiles([*few, *few]).spread).all()
+
+
 def test_equal_names_are_told_apart():
     p = Profiled("same", (1, 1, 3), torch.tensor([1.0, 2.0, 4.0]), torch.tensor([3.0, 2.0, 1.0]), "x")
     assert compare_profiles([p, p]).names[:2] == ("same (1)", "same (2)")

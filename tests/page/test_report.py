@@ -6,7 +6,7 @@ import pytest
 from page.fakes import Bare, FakeResult, report, strip
 
 from convscope.core.errors import ConvscopeError
-from convscope.core.results import Number, Skip
+from convscope.core.results import LayerRow, Number, Skip
 from convscope.page.report import Head, Report, read_report
 
 
@@ -236,6 +236,25 @@ def test_terminal_summary_fits_its_width():
     assert "0.941 ± 0.012, chance 0.1 to 0.5 (random filters): outside chance" in text
     assert "Skipped" in text
     assert "1,200 of 1,203 images read, 1 unreadable" in text
+
+
+class ColumnsApart(FakeResult):
+    """Two columns, too wide to stand side by side, each of another layer; and a layer without numbers."""
+
+    def layers(self):
+        return {
+            "conv1": LayerRow({"fit of the formula": Number(0.5)}),
+            "conv2": LayerRow({"fit of another one": Number(0.25)}),
+            "conv3": LayerRow({}),
+        }
+
+
+def test_terminal_tables_leave_out_rows_without_numbers():
+    narrow, wide = (report(ColumnsApart()).text(width) for width in (40, 80))
+    assert f"layer  fit of the formula\nconv1{'0.5':>20}\n\n" in narrow
+    assert f"layer  fit of another one\nconv2{'0.25':>20}\n\n" in narrow
+    assert f"conv1{'0.5':>20}\nconv2{'0.25':>40}\n\n" in wide
+    assert "conv3" not in narrow + wide
 
 
 def test_terminal_summary_steers_no_terminal():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch.nn.functional as F
@@ -50,6 +50,12 @@ class PatchAgop:
     without: tuple[tuple[int, Tensor], ...] = field(default=(), repr=False)
 
     @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(k, c / g, q, r) of the filters."""
+        g, k, _ = self.weight.shape
+        return g * k, self.geometry.channels // g, *self.geometry.kernel
+
+    @property
     def agop(self) -> Tensor:
         """(1/n) sum over images, outputs and positions of the gradient's outer product: W^T S W, float64.
 
@@ -69,7 +75,6 @@ class PatchAgop:
         *,
         change: bool = False,
         folded: bool = False,
-        init: Tensor | None = None,
     ) -> float:
         """Returns how alike the neural feature matrix and a power of the AGOP are, in [-1, 1].
 
@@ -78,15 +83,13 @@ class PatchAgop:
             power: of the AGOP; the paper compares with 1, later work with 1/2.
             change: whether to compare the change of the weights since ``init`` instead of the weights.
             folded: whether to multiply each filter by the scale of the batch norm that follows.
-            init: [k, c / g, q, r], the weights before training; default: what the result knows.
 
         Raises:
             ConvscopeError: when the change is asked for and the weights before training are not known, or folding
                 and no batch norm follows.
             ValueError: when both change and folding are asked for, or the kind or power is none.
         """
-        known = self if init is None else replace(self, init=grouped(init, self.geometry.groups))
-        return known.comparison.correlation(self.gram, kind, power, known.place(change=change, folded=folded))
+        return self.comparison.correlation(self.gram, kind, power, self.place(change=change, folded=folded))
 
     def number(
         self,
@@ -95,9 +98,6 @@ class PatchAgop:
         *,
         change: bool = False,
         folded: bool = False,
-        chance: tuple[float, float] | None = None,
-        definition: str = "",
-        chance_name: str = "",
     ) -> Number:
         """Returns ``correlation`` with its error: jackknife standard error and bias over the folds of images.
 
@@ -106,12 +106,9 @@ class PatchAgop:
             power: as for ``correlation``.
             change: as for ``correlation``.
             folded: as for ``correlation``.
-            chance: what chance gives, (low, high); see ``chance``.
-            definition: key of the number's definition.
-            chance_name: what chance is here, in words.
         """
         compare, place = self.comparison.correlation, self.place(change=change, folded=folded)
-        return self.measured(lambda gram: compare(gram, kind, power, place)).number(definition, chance_name, chance)
+        return self.measured(lambda gram: compare(gram, kind, power, place)).number("")
 
     def measured(self, f: Callable[[Tensor], float]) -> Measured:
         """Returns a function of ``gram`` with what its standard error and its small-sample bias follow from.

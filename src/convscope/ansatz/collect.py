@@ -15,10 +15,11 @@ from convscope.ansatz.agop import PatchAgop, grouped
 from convscope.ansatz.centred import CentredGram
 from convscope.ansatz.compare import Comparison
 from convscope.ansatz.gram import GradientGram, GradientMoment
+from convscope.core.batches import FEWEST_FOLDS
 from convscope.core.delivery import Delivery, Stopwatch, run_network
 from convscope.core.errors import ConvscopeError
 from convscope.core.network import Network, following_norm
-from convscope.core.passes import FEWEST_FOLDS, Pass
+from convscope.core.passes import Pass
 from convscope.core.results import Skip
 from convscope.core.slots import Slot
 from convscope.core.streams import Cotangent, EachOutput, Gradient, Loss, OneOutput, Probes
@@ -118,8 +119,8 @@ def feed_agop(p: Pass, network: Network, sent: SentBack, layers: Collection[str]
             images.
     """
     calls = p.chosen(network, layers)
-    if sent.outputs == "loss" and p.pilot.labels is None:
-        raise ConvscopeError("the loss needs a label for every image: hand in labels, or use the outputs")
+    if sent.outputs == "loss":
+        Loss.labels(p.pilot)
     outputs = _outputs(p, network) if sent.centred or sent.classes else 0
     if sent.classes and max(sent.classes) >= outputs:
         raise ConvscopeError(f"{network.name} has {outputs} outputs: there is no output {max(sent.classes)}")
@@ -208,12 +209,27 @@ def _norm(network: Network, call: ConvCall) -> Tensor | None:
     return (gamma.double() / (variance.double() + eps).sqrt()).cpu().unflatten(0, (call.geometry.groups, -1))
 
 
-def with_init(result: PatchAgop, start: ConvCall | None) -> PatchAgop:
-    """Returns the result with the weights before training, where their shape is the same."""
-    if start is None or not start.weight.isfinite().all():
-        return result
-    weight = grouped(start.weight, result.geometry.groups)
-    return replace(result, init=weight) if weight.shape == result.weight.shape else result
+def with_init(result: PatchAgop, starts: Mapping[str, ConvCall]) -> PatchAgop:
+    """Returns the result with its weights before training.
+
+    Args:
+        result: of the trained network.
+        starts: the convolutions of the network before training, by name.
+
+    Raises:
+        ConvscopeError: when that network lacks the convolution, or its weights there do not fit or are not finite.
+    """
+    start = starts.get(result.layer)
+    if start is None:
+        raise ConvscopeError("that network has no convolution of this name: hand in the same architecture")
+    if start.weight.shape != result.shape:
+        raise ConvscopeError(
+            f"its weights have another shape {list(start.weight.shape)} than the network's {list(result.shape)}: "
+            "hand in the same architecture"
+        )
+    if not start.weight.isfinite().all():
+        raise ConvscopeError("its weights hold NaN or infinite values: hand in those that the training began with")
+    return replace(result, init=grouped(start.weight, result.geometry.groups))
 
 
 def probes_needed(p: Pass, network: Network, sent: SentBack, layers: Collection[str] | None = None) -> int:

@@ -48,6 +48,8 @@ class Comparison:
         filters: float64 [g, k, s], W in coordinates of an orthonormal basis, s at most k + 1, whose first vector is
             constant.
         nfm: ``W^T W`` in these coordinates.
+        left: for W and then for each of the others, by kind of correlation: float64 [g, s, s], its ``W^T W`` in these
+            coordinates, centred for "pearson" and divided by its norm over all groups; NaN where it is flat.
 
     Raises:
         ValueError: when shapes do not fit or values are not finite.

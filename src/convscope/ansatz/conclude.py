@@ -24,7 +24,9 @@ EXCHANGED = "output channels exchanged at random"
 DRAWS = 100  # of a null; fewer for layers with more than WIDE filters, since their draws differ less
 FEWEST_DRAWS = 12
 WIDE = 256
-AGAINST_CHANCE = {"correlation", "root", "overlap", "change"}
+AGAINST_CHANCE = ("correlation", "root", "overlap", "change")
+CHANCE_NAMES = {"turned": TURNED, "permuted": EXCHANGED, "gain": "no change"} | dict.fromkeys(AGAINST_CHANCE, TURNED)
+MEDIANS = ("correlation", "untrained", "gain", "change", "root", "overlap", "nfm_rank", "agop_rank")
 MOST_DIRECTIONS = 16  # compared as leading eigenvectors
 
 Measures = dict[str, Measured]
@@ -64,7 +66,7 @@ def measures(result: PatchAgop, untrained: PatchAgop | None) -> Measures:
         asked["folded"] = lambda agop: agop.correlations(of=folded)
     found: Measures = {key: measured(f) for key, f in asked.items()} | {"nfm_rank": Measured(nfm_rank)}
     if result.weight.shape[1] > 1:  # with one filter a group there is nothing to turn
-        turned: dict[str, list[float]] = {key: [] for key in asked if key in AGAINST_CHANCE}
+        turned: dict[str, list[float]] = {key: [] for key in AGAINST_CHANCE if key in asked}
         for some in comparison.turned(result.gram, draws=draws):
             for key, values in turned.items():
                 values.extend(asked[key](some).tolist())
@@ -96,37 +98,38 @@ def alignment(result: PatchAgop, found: Measures) -> LayerAlignment:
         result: of the network.
         found: its numbers, of ``measures``.
     """
-    g = result.geometry
-    names = dict.fromkeys(("correlation", "turned", "root", "change", "overlap"), TURNED)
-    names |= {"permuted": EXCHANGED, "gain": "no change"}
-    numbers = {
-        key: value.number(key, names.get(key, ""), (0.0, 0.0) if key == "gain" else None)
-        for key, value in found.items()
-    }
+    numbers = {key: _number(key, value) for key, value in found.items()}
     bias = found["correlation"].bias
     if bias is not None:
         numbers["bias"] = Number(bias, None, None, "bias")
-    shape = (result.weight.shape[0] * result.weight.shape[1], g.channels // g.groups, *g.kernel)
-    return LayerAlignment(result.layer, shape, g.stride, g.groups, numbers)
+    return LayerAlignment(result.layer, result.shape, result.geometry.stride, result.geometry.groups, numbers)
 
 
 def medians(layers: Sequence[Measures]) -> Mapping[str, Number]:
-    """Returns the median over convolutions of each number that all of them have.
+    """Returns the median of each number over the convolutions that have it.
 
     Chance is that of the median: one turn at random in every layer gives one draw of it.
 
     Args:
         layers: of ``measures``.
     """
-    wanted = {"correlation": TURNED, "untrained": "", "gain": "no change", "change": TURNED, "root": TURNED,
-              "overlap": TURNED, "nfm_rank": "", "agop_rank": ""}  # fmt: skip
     found: dict[str, Number] = {}
-    for key, chance_name in wanted.items():
+    for key in MEDIANS:
         known = [layer[key] for layer in layers if key in layer]
-        turned = [m for m in known if m.draws] if chance_name == TURNED else known
         if known:
-            found[key] = median(turned or known).number(key, chance_name, (0.0, 0.0) if key == "gain" else None)
+            found[key] = _number(key, median(_all_with_draws(known)))
     return found
+
+
+def _all_with_draws(layers: Sequence[Measured]) -> list[Measured]:
+    """Returns the layers, those without draws with their own value as each draw if others have draws."""
+    # One filter a group leaves nothing to turn: a rotation of a 1x1 matrix does not change it.
+    most = max(len(m.draws) for m in layers)
+    return [m if m.draws else replace(m, draws=(m.value,) * most) for m in layers]
+
+
+def _number(key: str, value: Measured) -> Number:
+    return value.number(key, CHANCE_NAMES.get(key, ""), (0.0, 0.0) if key == "gain" else None)
 
 
 def class_shares(result: PatchAgop) -> list[Number]:

@@ -11,7 +11,8 @@ DEFINITIONS = {
         f"{BRPB}, abstract",
         "u: a patch; ∇_u f: the gradient of an output with respect to it; S: second moment of the gradients at the "
         "convolution's output. With S a multiple of the identity it is 1 whatever the weights are. Chance: S turned at "
-        "random (Q S Qᵀ, Q uniform over rotations), which keeps its eigenvalues; central 95 %.",
+        "random (Q S Qᵀ, Q uniform over rotations), which keeps its eigenvalues; central 95 %. One filter a group "
+        "leaves nothing to turn: such a convolution has no chance, and in that of the median it counts with its value.",
     ),
     "untrained": Definition(
         "alignment before training",

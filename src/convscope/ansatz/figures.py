@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MOST_ROWS = 8  # convolutions that are named one by one
 ORDER = "convolution, in the order in which they run"
 CORRELATION = "correlation of filter covariance and AGOP"
+ONE_PICTURE = {1, 3}  # numbers of channels that are one picture, in grey or in colour
 
 
 def figures(result: AnsatzResult) -> dict[str, Figure]:
@@ -38,7 +39,7 @@ def figures(result: AnsatzResult) -> dict[str, Figure]:
     return found
 
 
-def untrained_name(result: AnsatzResult) -> str:
+def _untrained_name(result: AnsatzResult) -> str:
     """Returns how the page calls the network without training; "" where there is none."""
     return {"init": "before training", "twin": "untrained twin"}.get(str(result.facts["untrained_is"]), "")
 
@@ -53,7 +54,7 @@ def _alignment(result: AnsatzResult) -> Chart:
         extremes += f"; it is above chance in {above} of {len(result.rows)} convolutions."
     return _by_layer(
         result.rows,
-        [("correlation", "this network", "network"), ("untrained", untrained_name(result), "initialisation")],
+        [("correlation", "this network", "network"), ("untrained", _untrained_name(result), "initialisation")],
         caption="Correlation of each convolution's filter covariance with the average gradient outer product over its "
         f"patches ({result.facts['sent']}), and what gradients of the same strengths in random directions give (grey, "
         "central 95 %).",
@@ -104,14 +105,19 @@ def _by_layer(
 
 
 def _classes(result: AnsatzResult) -> Chart:
-    shares = ", ".join(f"{name} {n.value:.0%}" for name, n in zip(result.classes, result.class_numbers, strict=True))
+    shares = ", ".join(
+        f"{name} {n.value:.0%}"
+        for name, n in zip(result.classes, result.class_numbers, strict=True)
+        if not np.isnan(n.value)
+    )
     return pictures(
         result.class_patches,
         unit="entry of a unit vector",
         labels=[*result.classes, *(f"{name} − all" for name in result.classes)],
-        columns=min(len(result.classes), 10),
+        columns=min(len(result.classes), 10) if result.class_patches.shape[1] in ONE_PICTURE else None,
         caption="The pattern of the first analysed layer's patches that drives each class most, then the pattern that "
-        f"drives it more than it drives all classes together. Shares of the gradients: {shares}.",
+        "drives it more than it drives all classes together."
+        + (f" Shares of the gradients: {shares}." if shares else " The classes have no gradients."),
         alt=f"The leading patterns of {len(result.classes)} classes.",
     )
 
@@ -136,22 +142,21 @@ def _views(result: AnsatzResult) -> Chart:
 def _directions(layer: str, shown: LayerPictures, *, first: bool) -> Chart:
     count, channels = shown.nfm_patches.shape[:2]
     stack = np.concatenate([shown.nfm_patches, shown.agop_patches])
-    labels: list[str] | None = [str(i + 1) for i in range(count)] * 2
-    rows = "top, and of the gradients below"
-    if channels > 4:
-        stack, labels = stack.reshape(-1, 1, *stack.shape[2:]), None
-        rows = f"the {count} rows above, of the gradients below; columns are input channels "
-        rows += ", ".join(map(str, shown.channels))
-    columns = count if channels <= 4 else channels
+    labels: list[str] | None
+    if channels in ONE_PICTURE:
+        columns, labels = count, [str(i + 1) for i in range(count)] * 2
+        where = "of the filters (top row) and of the gradients (bottom row)"
+    else:
+        stack, columns, labels = stack.reshape(-1, 1, *stack.shape[2:]), channels, None
+        where = "a row each, of the filters (upper half) and of the gradients (lower half); columns are input channels "
+        where += ", ".join(map(str, shown.channels))
     return pictures(
         stack,
         unit="entry of a unit vector",
-        labels=labels if channels in {1, 3} or labels is None else None,
+        labels=labels,
         columns=columns,
-        caption=f"{layer}: leading directions of its patches, of the filters ({'top row' if channels <= 4 else rows}"
-        + ("), and of the gradients (bottom row)." if channels <= 4 else ").")
-        + " The sign of a direction is a convention.",
-        alt=f"The {count} leading directions of filters and gradients at {layer}.",
+        caption=f"{layer}: leading directions of its patches, {where}. The sign of a direction is a convention.",
+        alt=f"The leading directions of filters and of gradients at {layer}.",
         how_to_read="Where the ansatz holds, both show the same patterns in the same order." if first else "",
     )
 

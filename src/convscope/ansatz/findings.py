@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from convscope.core.results import Finding, Number
@@ -23,14 +24,15 @@ def _alignment(result: AnsatzResult) -> list[Finding]:
     if "correlation" not in result.numbers:
         return []
     number = result.numbers["correlation"]
-    where = "the only convolution looked at"
-    if len(result.rows) > 1:
-        values = [v for row in result.rows if (v := row.numbers["correlation"].value) == v]
-        where = f"the median of {len(result.rows)} convolutions ({told(min(values))} to {told(max(values))})"
     text = (
         "The image patterns that the filters weigh most and those that move the outputs most agree to a correlation "
-        f"of {told(number)} in {where}"
+        f"of {told(number)} in "
     )
+    values = [v for row in result.rows if not math.isnan(v := row.numbers["correlation"].value)]
+    if len(values) > 1:
+        text += f"the median of {len(values)} convolutions ({told(min(values))} to {told(max(values))})"
+    else:
+        text += "the only convolution " + ("looked at" if len(result.rows) == 1 else "where it is defined")
     if number.chance is not None:
         low, high = map(told, number.chance)
         text += f"; gradients in random directions would give {low} to {high}"
@@ -72,7 +74,7 @@ def _untrained(result: AnsatzResult) -> list[Finding]:
     )
     if "change" in result.numbers:
         text += f". What training changed in the filters agrees to {told(result.numbers['change'])}"
-    told(gain)  # the number beside the sentence
+    told(gain)  # it stands beside the sentence, and must be defined
     return [Finding(f"{text}.", gain)]
 
 
@@ -127,7 +129,7 @@ def _ranks(result: AnsatzResult) -> list[Finding]:
 
 
 def _classes(result: AnsatzResult) -> list[Finding]:
-    if not result.classes:
+    if len(result.classes) < 2:
         return []
     share, name = max(zip(result.class_numbers, result.classes, strict=True), key=lambda pair: pair[0].value)
     text = (

@@ -70,6 +70,8 @@ class GradientGram(Sums[GradientMoment]):
         """
         x = x if x.dtype in {torch.float32, torch.float64} else x.float()
         delta = x.flatten(2).unflatten(1, (self.groups, -1))  # [n, g, k / g, positions]
+        if self.groups > 1:
+            delta = delta.contiguous()  # products of many small matrices are slow when the channels are last
         members = {k: (fold == k).nonzero().flatten() for k in sorted(set(fold.tolist()))}
         terms = [(k, _gram(delta, few.tolist())) for k, rows in members.items() for few in rows.split(MAX_IMAGES)]
         # A sum of squares is finite only where all its terms are, and it bounds what lies off the diagonal.
@@ -100,6 +102,8 @@ def _gram(delta: Tensor, rows: Sequence[int]) -> Tensor:
 
     Image by image: a product of several at once would need a copy with the channels in front.
     """
+    if delta.shape[2] == 1:  # depthwise: no product of matrices
+        return sum((delta[i].square().sum(-1, keepdim=True) for i in rows), delta.new_zeros(delta.shape[1], 1, 1))
     total = delta.new_zeros(delta.shape[1], delta.shape[2], delta.shape[2])
     for i in rows:
         total.baddbmm_(delta[i], delta[i].mT)

@@ -53,7 +53,8 @@ def patch_agop(
             exact, and layers that are called once.
         classes: numbers of outputs whose gradients are also kept apart, in each result's ``of_output``.
         layers: names of the convolutions; None for all.
-        init: the same network before training, for the change of the weights.
+        init: the same network before training, for the change of the weights; a convolution whose weights it does
+            not have in the same shape, or not finite, goes without, with a warning.
         seed: of the draws.
         progress: whether to show a progress bar.
 
@@ -92,8 +93,13 @@ def patch_agop(
     for result in finish():
         if isinstance(result, Skip):
             skipped.append(result)
-        else:
-            found[result.layer] = with_init(result, starts.get(result.layer))
+            continue
+        found[result.layer] = result
+        if init is not None:
+            try:
+                found[result.layer] = with_init(result, starts)
+            except ConvscopeError as error:
+                skipped.append(Skip(f"{result.layer} before training", str(error)))
     if not found:
         raise ConvscopeError(f"no convolution could be analysed; {skipped[0].what}: {skipped[0].reason}")
     for skip in skipped:

@@ -73,7 +73,7 @@ def median(values: Sequence[Measured]) -> Measured:
     Args:
         values: of the layers, from the same images.
     """
-    return combined(values, lambda x: float(torch.quantile(x[~x.isnan()], 0.5)) if (~x.isnan()).any() else torch.nan)
+    return combined(values, lambda x: float(torch.nanquantile(x, 0.5)))
 
 
 def combined(values: Sequence[Measured], f: Callable[[Tensor], float]) -> Measured:

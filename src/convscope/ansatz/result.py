@@ -116,7 +116,7 @@ class AnsatzResult:
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
-        """Returns one row per convolution: every number, its standard error and what chance gives."""
+        """Returns one row per convolution: every number, its error (``Number.spread``) and what chance gives."""
         import pandas as pd
 
         return pd.DataFrame([_flat(row) for row in self.rows])
@@ -225,7 +225,7 @@ def _flat(row: LayerAlignment) -> dict[str, Any]:
     for key, number in row.numbers.items():
         found[key] = number.value
         if number.spread is not None:
-            found[f"{key}, standard error"] = number.spread
+            found[f"{key}, error"] = number.spread
         if number.chance is not None:
             found[f"{key}, chance from"], found[f"{key}, chance to"] = number.chance
     return found

@@ -16,6 +16,7 @@ from convscope.ansatz.conclude import Measures, alignment, class_patches, class_
 from convscope.ansatz.result import AnsatzResult
 from convscope.ansatz.views import DECIMALS, pictures_of, views_of
 from convscope.core.delivery import run_network
+from convscope.core.errors import ConvscopeError
 from convscope.core.network import Network
 from convscope.core.passes import Pass
 from convscope.core.results import Skip
@@ -67,7 +68,7 @@ class Ansatz:
         inputs = _inputs(model, images, _spread(calls, VIEW_LAYERS))
 
         def conclude() -> AnsatzResult:
-            untrained = _ByName(before() if before is not None else iter(()))
+            untrained = _Untrained(kind, starts, before() if before is not None else iter(()))
             found: list[PatchAgop] = []
             known: list[Measures] = []
             skipped: list[Skip] = []
@@ -75,9 +76,9 @@ class Ansatz:
                 if isinstance(item, Skip):
                     skipped.append(item)
                     continue
-                result = with_init(item, starts.get(item.layer) if kind == "init" else None)
+                result, other = untrained.beside(item)
                 try:
-                    known.append(measures(result, untrained(result.layer)))
+                    known.append(measures(result, other))
                 except ValueError as error:
                     skipped.append(Skip(result.layer, str(error)))
                 else:
@@ -93,7 +94,10 @@ class Ansatz:
                 pictures={result.layer: pictures_of(result) for result in _spread(found, MOST_DETAILS)},
                 **_views(images, inputs, found),
                 **_by_class(found, p.source.classes),
-                skipped=tuple(_together([*skipped, *_unknown(kind)], len(calls))),
+                skipped=(
+                    *_together(skipped, len(calls), "gradients of the outputs, at every convolution"),
+                    *untrained.skipped(len(calls)),
+                ),
                 arrays={
                     f"{result.layer}/{what}": getattr(result, what).numpy()
                     for result in found
@@ -104,18 +108,52 @@ class Ansatz:
         return conclude
 
 
-class _ByName:
-    """Finds convolutions by name in what ``feed_agop`` gives one after the other."""
+class _Untrained:
+    """The network without training, convolution after convolution, and what is not known of it.
 
-    def __init__(self, items: Iterator[PatchAgop | Skip]) -> None:
-        self.items = items
-        self.passed: dict[str, PatchAgop] = {}
+    Args:
+        kind: "init" where its weights are those that the training began with, "twin" or "" (there is none).
+        starts: its convolutions by name.
+        items: what ``feed_agop`` gives of it.
+    """
 
-    def __call__(self, name: str) -> PatchAgop | None:
-        while name not in self.passed and (item := next(self.items, None)) is not None:
-            if isinstance(item, PatchAgop):
-                self.passed[item.layer] = item
-        return self.passed.pop(name, None)
+    def __init__(self, kind: str, starts: Mapping[str, ConvCall], items: Iterator[PatchAgop | Skip]) -> None:
+        self.kind, self.starts, self.items = kind, starts, items
+        self._passed: dict[str, PatchAgop | Skip] = {}
+        self._missing: list[Skip] = []
+
+    def beside(self, result: PatchAgop) -> tuple[PatchAgop, PatchAgop | None]:
+        """Returns a convolution with its weights before training, and the same one without training, where known."""
+        reasons = []
+        if self.kind == "init":
+            try:
+                result = with_init(result, self.starts)
+            except ConvscopeError as error:
+                reasons.append(str(error))
+        other = self._named(result.layer)
+        if isinstance(other, Skip):
+            reasons.append(other.reason)
+            other = None
+        self._missing += [Skip(result.layer, reason) for reason in reasons[:1]]  # the second follows from the first
+        return result, other
+
+    def skipped(self, layers: int) -> list[Skip]:
+        """Returns what is not known.
+
+        Args:
+            layers: number of convolutions that were looked at.
+        """
+        of = "before training" if self.kind == "init" else "of the untrained twin"
+        found = [Skip(f"{s.what} {of}", s.reason) for s in _together(self._missing, layers, "every convolution")]
+        if self.kind != "init":
+            reason = "the network's own weights before training are not known: name them with --init"
+            found.append(Skip("the ansatz for the change of the weights", reason))
+        return found
+
+    def _named(self, name: str) -> PatchAgop | Skip | None:
+        while name not in self._passed and (item := next(self.items, None)) is not None:
+            self._passed[item.what if isinstance(item, Skip) else item.layer] = item
+        return self._passed.pop(name, None)
 
 
 def _views(images: Tensor, inputs: Mapping[str, Tensor], found: Sequence[PatchAgop]) -> dict[str, Any]:
@@ -171,21 +209,20 @@ def _spread(items: Sequence[T], most: int) -> list[T]:
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
-def _together(skips: Sequence[Skip], layers: int) -> list[Skip]:
-    """Returns the skips, one for all convolutions where they share their reason."""
-    reasons = [skip.reason for skip in skips]
-    every = next((reason for reason in set(reasons) if reasons.count(reason) == layers > 1), None)
-    if every is None:
-        return list(skips)
-    rest = [skip for skip in skips if skip.reason != every]
-    return [Skip("gradients of the outputs, at every convolution", every), *rest]
+def _together(skips: Sequence[Skip], layers: int, every: str) -> list[Skip]:
+    """Returns one skip for each reason, which names the convolutions that share it.
 
-
-def _unknown(kind: str) -> list[Skip]:
-    if kind == "init":
-        return []
-    reason = "the network's own weights before training are not known: name them with --init"
-    return [Skip("the ansatz for the change of the weights", reason)]
+    Args:
+        skips: each of one convolution.
+        layers: number of convolutions.
+        every: what stands in place of the names of all of them.
+    """
+    by_reason: dict[str, list[str]] = {}
+    for skip in skips:
+        by_reason.setdefault(skip.reason, []).append(skip.what)
+    return [
+        Skip(every if len(names) == layers > 1 else ", ".join(names), reason) for reason, names in by_reason.items()
+    ]
 
 
 def _words(sent: SentBack) -> str:

@@ -29,16 +29,16 @@ def pictures_of(result: PatchAgop) -> LayerPictures:
     weight, gram = result.weight, result.gram
     strongest = int((weight * (gram @ weight)).sum((1, 2)).argmax())
     w, s = weight[strongest], gram[strongest]
-    c, (q, r) = result.geometry.channels // result.geometry.groups, result.geometry.kernel
-    nfm, agop = w.mT @ w, w.mT @ s @ w
+    _, c, q, r = result.shape
     group = "" if len(weight) == 1 else f"group {strongest + 1} of {len(weight)}"
     part = ""
+    left, right = w, s @ w  # the AGOP is left^T right: it is formed only as far as it is shown
     if c * q * r > MOST_ENTRIES and q * r > 1:
-        nfm, agop = (torch.einsum("cpcq->pq", m.view(c, q * r, c, q * r)) for m in (nfm, agop))
+        left, right = left.reshape(-1, q * r), right.reshape(-1, q * r)
         part = f"summed over the {c} input channels: {q}×{r} places by {q}×{r} places"
     elif c * q * r > MOST_ENTRIES:
-        kept = agop.diagonal().topk(MOST_ENTRIES).indices.sort().values
-        nfm, agop = nfm[kept][:, kept], agop[kept][:, kept]
+        kept = (left * right).sum(0).topk(MOST_ENTRIES).indices.sort().values
+        left, right = left[:, kept], right[:, kept]
         part = f"the {MOST_ENTRIES} of {c} input channels with the strongest gradients"
     wide = c > 4
     count = DIRECTIONS if wide else FIRST_DIRECTIONS
@@ -48,8 +48,8 @@ def pictures_of(result: PatchAgop) -> LayerPictures:
         channels = vectors[1].square().sum((0, 2, 3)).topk(min(CHANNELS, c)).indices.sort().values
     own, driving = (v[:, channels].numpy().round(DECIMALS) for v in vectors)
     return LayerPictures(
-        nfm=_scaled(nfm),
-        agop=_scaled(agop),
+        nfm=_scaled(left.mT @ left),
+        agop=_scaled(left.mT @ right),
         part="; ".join(filter(None, (group, part))),
         nfm_patches=own,
         agop_patches=driving,

@@ -113,7 +113,7 @@ def ansatz(
         if not result.layers():
             first = result.skipped[0]
             raise ConvscopeError(f"no convolution of {network.name} could be analysed: {first.what}: {first.reason}")
-        made = Report(head_of(p, network), results, coverage, provenance(None, start, {"random signs": sent.seed}))
+        made = Report(head_of(p, network), results, coverage, provenance(None, start))
         deliver(made, output, as_json=as_json, arrays=arrays)
 
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+FOLDS = 10  # of images, in each sum
+FEWEST_FOLDS = 4  # in sums that take much memory
+
 _MASK = (1 << 63) - 1
 
 
@@ -44,6 +47,15 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
+def fold_hash(group: Tensor) -> Tensor:
+    """Returns int64 [n]: what decides, modulo the number of folds, to which fold the images of a group belong.
+
+    Args:
+        group: int64 [n].
+    """
+    return mix(1, group)
+
+
 @dataclass(frozen=True)
 class Batch:
     """A few images with what is known of each.
@@ -64,7 +76,7 @@ class Batch:
     @classmethod
     def of(cls, images: Tensor, labels: Tensor | None, index: Tensor, group: Tensor | None = None) -> "Batch":
         """Returns a batch whose folds are hashed from ``group`` (int64 [n]; default: each image its own group)."""
-        return cls(images, labels, index, mix(1, index if group is None else group))
+        return cls(images, labels, index, fold_hash(index if group is None else group))
 
     @classmethod
     def joined(cls, parts: Sequence["Batch"]) -> "Batch":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -44,7 +44,11 @@ class Stopwatch:
 
 
 def run_network(
-    network: Network, images: Tensor, see: Callable[[ConvCall], None], differentiate: bool = False
+    network: Network,
+    images: Tensor,
+    see: Callable[[ConvCall], None],
+    differentiate: bool = False,
+    layout: torch.memory_format = torch.contiguous_format,
 ) -> tuple[Tensor, Any]:
     """Returns the prepared images and what the network returns for them, with its convolutions tapped.
 
@@ -53,9 +57,10 @@ def run_network(
         images: [n, c, h, w] as the source gives them.
         see: called at every convolution; may raise ``Enough``.
         differentiate: whether gradients must flow, also through a network whose parameters are frozen.
+        layout: of the prepared images in memory.
     """
     device, dtype = device_and_dtype(network.module)
-    x = network.prepare(images.to(device)).to(dtype)
+    x = network.prepare(images.to(device)).to(dtype).contiguous(memory_format=layout)
     if differentiate:
         x = x.detach().requires_grad_()
     return x, forward(network.module, x, see, network.name)
@@ -108,6 +113,7 @@ class Delivery:
         self.timed = stopwatch
         self._order: dict[Network, list[str]] = {}
         self._graph: dict[Network, int] = {}  # bytes of one image's, about
+        self._layouts: dict[Network, torch.memory_format] = {}
         self._waiting: dict[tuple[Network, int], list[Batch]] = {}
 
     @property
@@ -197,7 +203,7 @@ class Delivery:
                 for slot in forwards:
                     if _conv(slot) == call.name:
                         x = call.input if isinstance(slot.stream, Input) else call.output
-                        self._update(slot, x.detach(), batch)
+                        self._update(slot, x.detach().contiguous(), batch)
                 if call.name in differentiated and call.output.requires_grad:
                     # By name: a hook that held the call would hold the graph that holds the hook, for ever.
                     call.output.register_hook(partial(arrived, call.name))
@@ -209,9 +215,10 @@ class Delivery:
             for slot in takers[current[-1]].get(conv, ()):
                 self._update(slot, gradient.detach(), batch)
 
+        layout = self._layout(network) if backwards else torch.contiguous_format
         with torch.set_grad_enabled(bool(backwards)):
             with self.timed(f"{network.name}: forward"):
-                x, output = run_network(network, batch.images, see, differentiate=bool(backwards))
+                x, output = run_network(network, batch.images, see, bool(backwards), layout)
             try:
                 ends: list[GradientEdge] | list[Tensor] = upstream(edges) or [x]
                 for cotangent in takers:
@@ -252,3 +259,14 @@ class Delivery:
             run_network(network, self.pilot.images[:1], lambda call: calls.append(call.name))
             self._order[network] = calls
         return max((k + 1 for k, name in enumerate(self._order[network]) if name in wanted), default=None)
+
+    def _layout(self, network: Network) -> torch.memory_format:
+        # On the CPU, passes and products of gradients take up to half less time with the channels last; but networks
+        # that use view() may refuse it.
+        if network not in self._layouts:
+            self._layouts[network] = torch.contiguous_format
+            if device_and_dtype(network.module) == (torch.device("cpu"), torch.float32):
+                with suppress(ConvscopeError), torch.no_grad():
+                    run_network(network, self.pilot.images[:1], lambda _: None, layout=torch.channels_last)
+                    self._layouts[network] = torch.channels_last
+        return self._layouts[network]

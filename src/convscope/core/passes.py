@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from convscope.core import checkpoint, processes
 from convscope.core.accumulate import Accumulator
-from convscope.core.batches import Batch
+from convscope.core.batches import FEWEST_FOLDS, FOLDS, Batch
 from convscope.core.coverage import Coverage
 from convscope.core.delivery import Delivery, Stopwatch, run_network
 from convscope.core.errors import ConvscopeError
@@ -30,8 +30,6 @@ from convscope.core.taps import ConvCall, left_as_found
 R = TypeVar("R")
 
 PILOT = 64  # images of the pilot batch, whatever the batch size: what is measured on it must not depend on that
-FOLDS = 10
-FEWEST_FOLDS = 4
 
 log = logging.getLogger("convscope")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -10,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convscope.core.batches import Batch, mix
+from convscope.core.batches import FEWEST_FOLDS, FOLDS, Batch, fold_hash, mix
 from convscope.core.errors import ConvscopeError
 from convscope.core.network import Network
+
+_BLOCK = 1024  # images, among which the place of one is found from their identities
 
 Outputs = Literal["logits", "probabilities"]
 
@@ -87,9 +90,12 @@ class Probes:
     """Random signs for all outputs at once: their outer product is the identity on average.
 
     So the second moment of the gradients that they send back is, on average, the sum over all outputs. The signs of
-    an image are drawn from its identity and the seed. Several draws of one image are the rows of a Hadamard matrix,
-    whose columns get a random sign each: the outer products of as many draws as it has rows (the number of outputs, to
-    the next power of two) add up to a multiple of the identity, so that they leave no error.
+    an image are drawn from its identity and the seed. They are rows of a Hadamard matrix, whose columns get a random
+    sign each: an image's draws are one row after the other, and so are those of an image and the next one that shares
+    its folds. The outer products of as many draws as there are rows (the number of outputs, to the next power of two)
+    add up to a multiple of the identity: that many of one image leave no error, and those of images with like
+    gradients little. Between folds, draws are independent, so that the folds' spread shows what error is left (where
+    folds follow groups of images, it shows somewhat more).
 
     Attributes:
         count: number of draws, one backward pass each.
@@ -103,10 +109,12 @@ class Probes:
 
     def vectors(self, output: Tensor, batch: Batch) -> Iterator[Tensor]:
         """Yields ``count`` tensors [n, o]."""
-        image, k = batch.index[:, None], torch.arange(output.shape[1], device=batch.index.device)
+        k = torch.arange(output.shape[1], device=batch.index.device)
         rows = 1 << (output.shape[1] - 1).bit_length()
+        block, folds, place = (x[:, None] for x in _places(batch.index))
         for draw in range(self.count):
-            signs = (mix(self.seed, 4, draw // rows, image, k) ^ _parity(k & draw % rows)) & 1
+            number = place * self.count + draw
+            signs = (mix(self.seed, 4, block, folds, number // rows, k) ^ _parity(k & number % rows)) & 1
             yield _through(output, (1 - 2 * signs).to(output), self.of)
 
 
@@ -120,15 +128,36 @@ class Loss:
         Raises:
             ConvscopeError: when an image has no label, or one that is no output of the network.
         """
-        labels = batch.labels
-        if labels is None or bool((labels < 0).any()):
-            raise ConvscopeError("the loss needs a label for every image: hand in labels, or use the outputs")
+        labels = self.labels(batch)
         if int(labels.max()) >= output.shape[1]:
             raise ConvscopeError(
                 f"a label is {int(labels.max())}, but the network has {output.shape[1]} outputs: check the labels"
             )
         one_hot = F.one_hot(labels.to(output.device, torch.int64), output.shape[1])
         yield output.detach().softmax(1) - one_hot.to(output.dtype)
+
+    @staticmethod
+    def labels(batch: Batch) -> Tensor:
+        """Returns the images' labels, int64 [n].
+
+        Raises:
+            ConvscopeError: when an image has none.
+        """
+        if batch.labels is None or bool((batch.labels < 0).any()):
+            raise ConvscopeError("the loss needs a label for every image: hand in labels, or use the outputs")
+        return batch.labels
+
+
+def _places(index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns for each image its block of neighbours, its folds, and its place among those in it that share its folds.
+
+    Two images share their folds when they are in one fold whether there are many folds or few.
+    """
+    count = math.lcm(FOLDS, FEWEST_FOLDS)
+    blocks, block = (index // _BLOCK).unique(return_inverse=True)
+    folds = fold_hash(blocks[:, None] * _BLOCK + torch.arange(_BLOCK, device=index.device)) % count
+    places = F.one_hot(folds, count).cumsum(1).gather(2, folds[..., None])[..., 0] - 1
+    return index // _BLOCK, folds[block, index % _BLOCK], places[block, index % _BLOCK]
 
 
 def _parity(x: Tensor) -> Tensor:
