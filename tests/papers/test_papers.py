@@ -17,7 +17,7 @@ from convscope.core.geometry import ConvGeometry
 from convscope.core.results import Number
 from convscope.firstlayer.heldout import scale_patches
 from convscope.papers import laboratory, record, table
-from convscope.papers.data import cifar10, locate
+from convscope.papers.data import cifar10, image_file, locate
 from convscope.papers.registry import SCALES, Row, Setup, chosen, experiments
 from convscope.papers.trained import Recipe, ScaledPatches, Trainer
 
@@ -96,7 +96,7 @@ def test_trained_layers_are_kept_and_equal(folder, tmp_path):
     for other in (again, fresh):
         assert other.weights.keys() == first.weights.keys() == {0, 1, 2}
         assert all(torch.equal(other.weights[k], first.weights[k]) for k in first.weights)
-        assert other.test_accuracy == first.test_accuracy
+        assert other.scores.test_accuracy == first.scores.test_accuracy
     assert torch.equal(first.final, first.weights[2])
     plain = trainer(replace(recipe, component=None, factor=1.0))
     neutral = trainer(replace(recipe, factor=1.0))
@@ -136,6 +136,34 @@ def test_data_are_found_and_refused(folder, tmp_path, monkeypatch):
     np.savez(tmp_path / "cifar10" / "train.npz", x_train=np.zeros((3, 8, 8)), y_train=np.zeros(3))
     with pytest.raises(ConvscopeError, match="x_train float64"):
         cifar10(tmp_path / "cifar10", 10)
+    (tmp_path / "cifar10" / "train.npz").write_bytes(b"PK nothing")
+    with pytest.raises(ConvscopeError, match=r"train.npz cannot be read"):
+        cifar10(tmp_path / "cifar10", 10)
+
+
+def test_missing_data_are_named_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.delenv("CONVSCOPE_DATA", raising=False)
+    with pytest.raises(ConvscopeError, match=r"cifar10 is needed, but .*--data cifar10=PATH, a folder with CIFAR-10"):
+        laboratory.laboratory(Setup())
+    for name in ("cifar10", "imagenet"):
+        with pytest.raises(ConvscopeError, match=f"--data {name}=PATH"):
+            image_file(name, {})
+        with pytest.raises(ConvscopeError, match=rf"holds no {name}.*npz.*; expected a folder with"):
+            image_file(name, {name: tmp_path})
+
+
+def test_images_to_draw_from_are_found_in_every_form_of_the_data(tmp_path):
+    def found(name):
+        return image_file(name, {name: tmp_path}).name
+
+    for file in ("data_batch_1", "test_batch", "x_test.npz", "cifar10_test.npz"):
+        (tmp_path / file).touch()
+        if file != "data_batch_1":
+            assert found("cifar10") == file
+    for file in ("imagenet_b.npz", "imagenet_a.npz"):
+        (tmp_path / file).touch()
+        assert found("imagenet") == file
+    assert image_file("imagenet", {"imagenet": tmp_path / "imagenet_b.npz"}).name == "imagenet_b.npz"
 
 
 def test_images_are_normalised_and_in_order(folder):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,8 +10,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from convscope.ansatz.agop import PatchAgop
@@ -23,8 +19,9 @@ from convscope.ansatz.measured import Measured
 from convscope.core.results import finite
 from convscope.papers.beaglehole2023_networks import NOT_READ, POWERS, TURNED
 from convscope.papers.data import LabelledImages, cifar10, needed
+from convscope.papers.kept import Scores, learn, once
 from convscope.papers.registry import Outcome, Row, Scale, Setup, summary
-from convscope.training.loop import accuracy, train
+from convscope.training.loop import State
 from convscope.training.networks import MyrtleMax
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4")
@@ -78,16 +75,12 @@ class TrainedNetwork:
     Attributes:
         initial: with the weights before.
         final: with the weights after.
-        train_accuracy: share of the last epoch's images classified as labelled, during training.
-        test_accuracy: share of test images classified as labelled.
-        seconds: of training.
+        scores: how well it learned.
     """
 
     initial: MyrtleMax
     final: MyrtleMax
-    train_accuracy: float
-    test_accuracy: float
-    seconds: float
+    scores: Scores
 
 
 def untrained(recipe: Recipe) -> MyrtleMax:
@@ -116,20 +109,19 @@ def trained(
     Raises:
         KeyboardInterrupt: when the training is interrupted.
     """
-    text = json.dumps(["MyrtleMax", images.fingerprint, test.fingerprint, asdict(recipe)])
-    path = None if folder is None else folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
-    initial, final = untrained(recipe), MyrtleMax(width=recipe.width)
-    if path is not None and path.is_file():
-        with safe_open(path, "pt") as file:
-            numbers = json.loads(file.metadata()["numbers"])
-            final.load_state_dict({name: file.get_tensor(name) for name in final.state_dict()})
-        return TrainedNetwork(initial, final, **numbers)
-    final.load_state_dict(initial.state_dict())
-    final.to("cuda" if torch.cuda.is_available() else "cpu")
-    run = train(
-        final,
+    data = ["MyrtleMax", images.fingerprint, test.fingerprint]
+    state, scores = once(folder, data, asdict(recipe), partial(_train, recipe, images, test, progress))
+    final = untrained(recipe)
+    final.load_state_dict(state)
+    return TrainedNetwork(untrained(recipe), final, scores)
+
+
+def _train(recipe: Recipe, images: LabelledImages, test: LabelledImages, progress: bool) -> tuple[State, Scores]:
+    return learn(
+        untrained(recipe),
         images.images,
         images.labels,
+        test,
         epochs=recipe.epochs,
         lr=recipe.lr,
         batch_size=recipe.batch_size,
@@ -137,20 +129,6 @@ def trained(
         seed=recipe.seed,
         progress=f"seed {recipe.seed}" if progress else False,
     )
-    if not run.complete:
-        raise KeyboardInterrupt
-    numbers = {
-        "train_accuracy": run.history[-1].accuracy,
-        "test_accuracy": accuracy(final, test.images, test.labels),
-        "seconds": sum(epoch.seconds for epoch in run.history),
-    }
-    final.cpu()
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
-        save_file(run.final, partial, {"numbers": json.dumps(numbers), "recipe": json.dumps(asdict(recipe))})
-        partial.replace(path)
-    return TrainedNetwork(initial, final, **numbers)
 
 
 def myrtle(setup: Setup) -> Outcome:
@@ -179,9 +157,9 @@ def myrtle(setup: Setup) -> Outcome:
     lines = [
         {
             "seed": recipe.seed,
-            "training accuracy": network.train_accuracy,
-            "test accuracy": network.test_accuracy,
-            "training seconds": network.seconds,
+            "training accuracy": network.scores.train_accuracy,
+            "test accuracy": network.scores.test_accuracy,
+            "training seconds": network.scores.seconds,
         }
         for recipe, network in zip(recipes, networks, strict=True)
     ]

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from convscope.core.errors import ConvscopeError
 from convscope.core.geometry import ConvGeometry
 from convscope.core.moment_values import PatchMoments
 from convscope.core.moments import patch_moments
@@ -21,18 +18,18 @@ from convscope.firstlayer.heldout import held_out_components
 from convscope.firstlayer.profile import energy_profile
 from convscope.inputs.images import open_images
 from convscope.inputs.networks import open_network
-from convscope.papers.data import WANTED, locate
-from convscope.papers.registry import Outcome, Row, Setup
+from convscope.papers.data import CIFAR10_MEAN, image_file, needed, snapshots
+from convscope.papers.registry import Outcome, Row, Scale, Setup
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-IMAGES = {"smoke": 200, "cpu": 2_000, "paper": 10_000}
+IMAGES: dict[Scale, int] = {"smoke": 200, "cpu": 2_000, "paper": 10_000}
 
 
 @dataclass(frozen=True)
-class _Trained:
+class _Published:
     name: str
     file: str  # in the folder of weights, with a prefix where the file holds several networks
-    images: str  # pattern of the images' file
+    images: str  # name of the data set that it learned
     stride: int
     padding: int
     mean: tuple[float, ...]
@@ -40,20 +37,20 @@ class _Trained:
 
 
 PRETRAINED = (
-    _Trained("SqueezeNet 1.1, ImageNet", "squeezenet1_1_imagenet.safetensors", "imagenet*.npz", 2, 0, *IMAGENET),
-    _Trained("ResNet-20, CIFAR-10", "resnet20_cifar10.safetensors", "cifar10_test.npz", 1, 1, *IMAGENET),
-    _Trained("ResNet-56, CIFAR-10", "resnet56_cifar10.safetensors", "cifar10_test.npz", 1, 1, *IMAGENET),
+    _Published("SqueezeNet 1.1, ImageNet", "squeezenet1_1_imagenet.safetensors", "imagenet", 2, 0, *IMAGENET),
+    _Published("ResNet-20, CIFAR-10", "resnet20_cifar10.safetensors", "cifar10", 1, 1, *IMAGENET),
+    _Published("ResNet-56, CIFAR-10", "resnet56_cifar10.safetensors", "cifar10", 1, 1, *IMAGENET),
 )
 TRAJECTORY = "caffe_cifar10_full_trajectory.safetensors"
 # What is subtracted from RGB in 0..255: the mean of CIFAR-10 per channel, for the mean image of Caffe's recipe.
-CAFFE = ((0.4914, 0.4822, 0.4465), (1 / 255, 1 / 255, 1 / 255))
+CAFFE = (CIFAR10_MEAN, (1 / 255, 1 / 255, 1 / 255))
 
 
 def pretrained(setup: Setup) -> Outcome:
     """Returns how well formula and trivial curves follow published networks (their initial weights are not known)."""
     rows = []
-    for trained in PRETRAINED:
-        weight, moments = _layer(setup, trained)
+    for published in PRETRAINED:
+        weight, moments = _layer(setup, published)
         profile = energy_profile(weight, moments)
         fit = fit_energy_profile(profile, moments)
         held = held_out_components(profile, moments)
@@ -62,12 +59,14 @@ def pretrained(setup: Setup) -> Outcome:
         rivals = {name: r for name, (r, _) in fit.baselines.items() if name != "flat"}
         named = "random filters, fitted alike"
         fits = Number(fit.correlation, None, chance, "", named)
-        paper = "0.90 ± 0.01 (5 ImageNet networks)" if "ImageNet" in trained.name else "not stated"
-        expected = (0.85, 1.0) if "ImageNet" in trained.name else None
+        paper = "0.90 ± 0.01 (5 ImageNet networks)" if "ImageNet" in published.name else "not stated"
+        expected = (0.85, 1.0) if "ImageNet" in published.name else None
         rows += [
-            Row(f"{trained.name}: formula, correlation", paper, expected, fits, 1, rivals, _identified(fit), "higher"),
             Row(
-                f"{trained.name}: formula fitted on every other component, correlation on the rest (both halves)",
+                f"{published.name}: formula, correlation", paper, expected, fits, 1, rivals, _identified(fit), "higher"
+            ),
+            Row(
+                f"{published.name}: formula fitted on every other component, correlation on the rest (both halves)",
                 "not stated",
                 None,
                 Number((held.scores["formula"][0] + held.swapped["formula"][0]) / 2),
@@ -81,13 +80,11 @@ def pretrained(setup: Setup) -> Outcome:
 
 def trajectory(setup: Setup) -> Outcome:
     """Returns how the fitted training time grows along the eight snapshots of Caffe's CIFAR-10 network."""
-    folder = _weights(setup)
-    keys = _prefixes(folder / TRAJECTORY)
     fits: dict[int, ProfileFit] = {}
     moments: PatchMoments | None = None
-    for iteration, prefix in keys:
-        trained = _Trained(prefix, f"{TRAJECTORY}#{prefix}", "cifar10_test.npz", 1, 2, *CAFFE)
-        weight, moments = _layer(setup, trained, moments)
+    for iteration, prefix in snapshots(needed("weights", setup.data) / TRAJECTORY).items():
+        published = _Published(prefix, f"{TRAJECTORY}#{prefix}", "cifar10", 1, 2, *CAFFE)
+        weight, moments = _layer(setup, published, moments)
         fits[iteration] = fit_energy_profile(energy_profile(weight, moments), moments)
     ages = [fit.age for fit in fits.values()]
     falls = [after < before for before, after in pairwise(ages)]
@@ -131,52 +128,25 @@ def trajectory(setup: Setup) -> Outcome:
     return Outcome(rows, _settings(setup), {"snapshots": table})
 
 
-def _layer(setup: Setup, trained: _Trained, known: PatchMoments | None = None) -> tuple[Tensor, PatchMoments]:
+def _layer(setup: Setup, published: _Published, known: PatchMoments | None = None) -> tuple[Tensor, PatchMoments]:
     opened = open_network(
-        f"{_weights(setup) / trained.file}",
-        stride=trained.stride,
-        padding=trained.padding,
-        mean=trained.mean,
-        std=trained.std,
+        f"{needed('weights', setup.data) / published.file}",
+        stride=published.stride,
+        padding=published.padding,
+        mean=published.mean,
+        std=published.std,
     )
     conv = next(m for m in opened.network.module.modules() if isinstance(m, nn.Conv2d))
     if known is not None:
         return conv.weight.detach(), known
-    return conv.weight.detach(), patch_moments(_prepared(setup, trained), ConvGeometry.of(conv))
+    return conv.weight.detach(), patch_moments(_prepared(setup, published), ConvGeometry.of(conv))
 
 
-def _prepared(setup: Setup, trained: _Trained) -> Iterator[Tensor]:
-    mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (trained.mean, trained.std))
-    source = open_images(str(_images(setup, trained.images)), limit=IMAGES[setup.scale])
+def _prepared(setup: Setup, published: _Published) -> Iterator[Tensor]:
+    mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (published.mean, published.std))
+    source = open_images(str(image_file(published.images, setup.data)), limit=IMAGES[setup.scale])
     for _, batch in source.batches(64):
         yield (batch.images.double() - mean) / std
-
-
-def _weights(setup: Setup) -> Path:
-    folder = locate("weights", setup.data)
-    if folder is None:
-        raise ConvscopeError(f"published weights are needed; name them with --data weights=PATH, {WANTED['weights']}")
-    return folder
-
-
-def _images(setup: Setup, pattern: str) -> Path:
-    name = "cifar10" if pattern.startswith("cifar10") else "imagenet"
-    place = locate(name, setup.data)
-    found = [place] if place is not None and place.is_file() else sorted(place.glob(pattern)) if place else []
-    if not found:
-        raise ConvscopeError(f"{pattern} is needed; name its folder with --data {name}=PATH, {WANTED[name]}")
-    return found[0]
-
-
-def _prefixes(file: Path) -> list[tuple[int, str]]:
-    from safetensors import safe_open
-
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            prefixes = {key.split(".")[0] for key in tensors.keys()}  # ruff: ignore[in-dict-keys]
-    except Exception as error:
-        raise ConvscopeError(f"{file} cannot be read ({error}); expected {WANTED['weights']}") from error
-    return sorted((int(re.sub(r"\D", "", prefix)), prefix) for prefix in prefixes)
 
 
 def _identified(fit: ProfileFit) -> str:

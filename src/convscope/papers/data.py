@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,7 +16,10 @@ from torch import Tensor
 
 from convscope.core.errors import ConvscopeError
 from convscope.inputs.cifar import cifar_training_files, open_cifar
+from convscope.inputs.files import reason
 from convscope.inputs.images import open_images
+
+Split = Literal["train", "test"]
 
 #: What each name stands for, for the sentence that says what is missing.
 WANTED = {
@@ -26,8 +30,11 @@ WANTED = {
     "caffe_cifar10_full_trajectory, each .safetensors",
 }
 
-# The normalisation in the code of Chowers & Weiss 2023.
-_MEAN = (0.4914, 0.4822, 0.4465)
+# Patterns of the file whose images are drawn at random, the first that is at hand counts.
+_FILES = {"cifar10": ("cifar10_test.npz", "*test*.npz", "test_batch"), "imagenet": ("imagenet*.npz",)}
+#: Mean of each channel of CIFAR-10's training images in [0, 1].
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+# The standard deviation in the code of Chowers & Weiss 2023.
 _STD = (0.2471, 0.2435, 0.2616)
 
 
@@ -87,8 +94,30 @@ def needed(name: str, given: Mapping[str, Path]) -> Path:
     """
     place = locate(name, given)
     if place is None:
-        raise ConvscopeError(f"{name} is needed; name it with --data {name}=PATH, {WANTED[name]}")
+        raise ConvscopeError(
+            f"{name} is needed, but neither --data names it nor does the folder $CONVSCOPE_DATA hold it; name it with "
+            f"--data {name}=PATH, {WANTED[name]}"
+        )
     return place
+
+
+def image_file(name: str, given: Mapping[str, Path]) -> Path:
+    """Returns the file whose images experiments draw at random: test images of "cifar10", or a sample of "imagenet".
+
+    Args:
+        name: "cifar10" or "imagenet".
+        given: data sets that the user named, with their paths.
+
+    Raises:
+        ConvscopeError: when the data are not at hand.
+    """
+    place = needed(name, given)
+    if place.is_file():
+        return place
+    for pattern in _FILES[name]:
+        if files := sorted(place.glob(pattern)):
+            return files[0]
+    raise ConvscopeError(f"{place} holds no {' or '.join(_FILES[name])}; expected {WANTED[name]}")
 
 
 def pictures(name: str, given: Mapping[str, Path], n: int) -> Tensor:
@@ -102,30 +131,32 @@ def pictures(name: str, given: Mapping[str, Path], n: int) -> Tensor:
     Raises:
         ConvscopeError: when the data are not at hand.
     """
-    place = needed(name, given)
     if name == "cifar10":
-        return cifar10(place, n, "test").pixels
-    files = [place] if place.is_file() else sorted(place.glob(f"{name}*.npz"))
-    if not files:
-        raise ConvscopeError(f"{place} holds no {name}*.npz; expected {WANTED[name]}")
-    return torch.cat([batch.images for _, batch in open_images(str(files[0]), limit=n).batches(64)])
+        return cifar10(needed(name, given), n, "test").pixels
+    return torch.cat([batch.images for _, batch in open_images(str(image_file(name, given)), limit=n).batches(64)])
 
 
 def snapshots(file: Path) -> dict[int, str]:
     """Returns the iterations at which a file of weights holds a network, in order, with the prefix of its keys.
 
     Raises:
-        ConvscopeError: when the file cannot be read.
+        ConvscopeError: when the file cannot be read, or names no iterations.
     """
     try:
         with safe_open(file, framework="pt") as tensors:
             prefixes = {key.split(".")[0] for key in tensors.keys()}  # ruff: ignore[in-dict-keys] (not a dictionary)
     except Exception as error:
-        raise ConvscopeError(f"{file} cannot be read ({error}); expected {WANTED['weights']}") from error
-    return dict(sorted((int("".join(filter(str.isdigit, prefix))), prefix) for prefix in prefixes))
+        raise ConvscopeError(f"{file} cannot be read ({reason(error)}); expected {WANTED['weights']}") from error
+    numbers = {prefix: "".join(filter(str.isdecimal, prefix)) for prefix in prefixes}
+    if not all(numbers.values()):
+        raise ConvscopeError(
+            f"{file} holds weights named {', '.join(sorted(p for p, k in numbers.items() if not k))}, without an "
+            "iteration; expected names such as iter_1000.conv1.weight"
+        )
+    return dict(sorted((int(k), prefix) for prefix, k in numbers.items()))
 
 
-def cifar10(folder: Path, n: int, split: str = "train") -> LabelledImages:
+def cifar10(folder: Path, n: int, split: Split = "train") -> LabelledImages:
     """Returns the first ``n`` images of CIFAR-10 in the original order (which is random), normalised.
 
     Args:
@@ -152,15 +183,18 @@ def cifar10(folder: Path, n: int, split: str = "train") -> LabelledImages:
 
 
 def _constants() -> tuple[Tensor, Tensor]:
-    return torch.tensor(_MEAN)[:, None, None], torch.tensor(_STD)[:, None, None]
+    return torch.tensor(CIFAR10_MEAN)[:, None, None], torch.tensor(_STD)[:, None, None]
 
 
-def _parts(folder: Path, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _parts(folder: Path, split: Split) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for path in sorted(folder.glob(f"*{split}*.npz")):
-        with np.load(path, allow_pickle=False) as arrays:
-            if f"x_{split}" not in arrays or f"y_{split}" not in arrays:
-                continue
-            images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                if f"x_{split}" not in arrays or f"y_{split}" not in arrays:
+                    continue
+                images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
+        except Exception as error:
+            raise ConvscopeError(f"{path} cannot be read ({reason(error)}); expected {WANTED['cifar10']}") from error
         if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or labels.shape != images.shape[:1]:
             raise ConvscopeError(
                 f"{path} holds x_{split} {images.dtype} {images.shape} and y_{split} {labels.shape}; "

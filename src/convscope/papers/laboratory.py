@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from convscope.core.errors import ConvscopeError
 from convscope.core.moment_values import PatchMoments
 from convscope.core.moments import patch_moments
 from convscope.firstlayer.profile import EnergyProfile, energy_profile
-from convscope.papers.data import WANTED, cifar10, locate
+from convscope.papers.data import cifar10, needed
 from convscope.papers.registry import Outcome, Row, Scale, Setup
 from convscope.papers.trained import Recipe, TrainedLayer, Trainer
 from convscope.training.loop import LabelKind
@@ -112,10 +111,10 @@ def _described(layer: TrainedLayer) -> dict[str, Any]:
         "seed": r.seed,
         "filters": r.widths[0],
         "scaled component, from 1": None if r.component is None else r.component + 1,
-        "training accuracy": layer.train_accuracy,
-        "test accuracy": layer.test_accuracy,
+        "training accuracy": layer.scores.train_accuracy,
+        "test accuracy": layer.scores.test_accuracy,
         "change of first layer / its initial norm": float((layer.final - layer.initial).norm() / layer.initial.norm()),
-        "training seconds": layer.seconds,
+        "training seconds": layer.scores.seconds,
     }
 
 
@@ -139,10 +138,7 @@ def laboratory(setup: Setup, *, larger: bool = False) -> Laboratory:
     Raises:
         ConvscopeError: when CIFAR-10 is not at hand.
     """
-    folder = locate("cifar10", setup.data)
-    if folder is None:
-        raise ConvscopeError(f"CIFAR-10 is needed; name it with --data cifar10=PATH, {WANTED['cifar10']}")
     size = SIZES[setup.scale]
     if larger:
         size = replace(size, images=4 * size.images, epochs=size.epochs // 2)
-    return _prepared(size, folder, setup.cache, setup.progress)
+    return _prepared(size, needed("cifar10", setup.data), setup.cache, setup.progress)

@@ -77,11 +77,11 @@ def read(path: Path) -> dict[str, Record]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema"] == SCHEMA:
+        if content["schema"] == SCHEMA and isinstance(content["experiments"], dict):
             return content["experiments"]
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise ConvscopeError(f"{path} is no file of results of convscope papers (schema {SCHEMA}): name another with -o")
+    raise ConvscopeError(f"{path} is no file of results of convscope papers (schema {SCHEMA}): name another file")
 
 
 def add(path: Path, name: str, record: Record) -> None:

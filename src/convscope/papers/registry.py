@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from convscope.core.errors import ConvscopeError
 from convscope.core.results import Number, finite, number_from_json, number_to_json
 
 Scale = Literal["smoke", "cpu", "paper"]
-SCALES: tuple[Scale, ...] = ("smoke", "cpu", "paper")
+SCALES: tuple[Scale, ...] = get_args(Scale)
 #: Two values that differ by less are called equally good.
 TIE = 0.01
 

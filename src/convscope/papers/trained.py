@@ -1,20 +1,18 @@
-"""First layers of networks trained for the papers' experiments, each trained once and kept."""
+"""First layers of networks trained for the experiments of Chowers & Weiss (2023)."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from convscope.papers.data import LabelledImages
-from convscope.training.loop import LabelKind, Snapshots, accuracy, relabel, train
+from convscope.papers.kept import Scores, learn, once
+from convscope.training.loop import LabelKind, Snapshots, State, relabel
 from convscope.training.networks import SmallVGG
 
 _FIRST = "features.0.weight"
@@ -52,16 +50,12 @@ class TrainedLayer:
     Attributes:
         recipe: how it was trained.
         weights: {epochs completed: [k, 3, 3, 3]}; 0 is the initial weight, the largest the final one.
-        train_accuracy: share of the last epoch's images classified as labelled, during training.
-        test_accuracy: share of test images classified as their true labels say.
-        seconds: of training.
+        scores: how well its network learned.
     """
 
     recipe: Recipe
     weights: dict[int, Tensor]
-    train_accuracy: float
-    test_accuracy: float
-    seconds: float
+    scores: Scores
 
     @property
     def initial(self) -> Tensor:
@@ -113,6 +107,7 @@ class Trainer:
         directions: float64 [d, d], columns are the principal components of the training patches.
         folder: where trained layers are kept between calls, or None: only in memory.
         progress: whether to show progress bars.
+        memory: the first layers of the recipes asked for so far.
     """
 
     train: LabelledImages
@@ -120,29 +115,22 @@ class Trainer:
     directions: Tensor
     folder: Path | None = None
     progress: bool = True
-    memory: dict[str, TrainedLayer] = field(default_factory=dict)
+    memory: dict[Recipe, TrainedLayer] = field(default_factory=dict)
 
     def __call__(self, recipe: Recipe) -> TrainedLayer:
-        """Returns the trained first layer of a recipe."""
-        key = self._key(recipe)
-        if key not in self.memory:
-            self.memory[key] = self._load(recipe, key) or self._train(recipe, key)
-        return self.memory[key]
+        """Returns the trained first layer of a recipe.
 
-    def _key(self, recipe: Recipe) -> str:
-        text = json.dumps([self.train.fingerprint, self.test.fingerprint, asdict(recipe)])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        Raises:
+            KeyboardInterrupt: when the training is interrupted.
+        """
+        if recipe not in self.memory:
+            data = [self.train.fingerprint, self.test.fingerprint]
+            tensors, scores = once(self.folder, data, asdict(recipe), partial(self._train, recipe))
+            weights = {int(epoch): tensors[epoch] for epoch in sorted(tensors, key=int)}
+            self.memory[recipe] = TrainedLayer(recipe, weights, scores)
+        return self.memory[recipe]
 
-    def _load(self, recipe: Recipe, key: str) -> TrainedLayer | None:
-        path = None if self.folder is None else self.folder / f"{key}.safetensors"
-        if path is None or not path.is_file():
-            return None
-        with safe_open(path, "pt") as file:
-            numbers = json.loads(file.metadata()["numbers"])
-            weights = {int(name): file.get_tensor(name) for name in file.keys()}  # ruff: ignore[in-dict-keys] (not a dictionary)
-        return TrainedLayer(recipe, weights, **numbers)
-
-    def _train(self, recipe: Recipe, key: str) -> TrainedLayer:
+    def _train(self, recipe: Recipe) -> tuple[State, Scores]:
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
             network = SmallVGG(10, 3, recipe.widths)
@@ -150,16 +138,16 @@ class Trainer:
             plain = network.features[0]
             assert isinstance(plain, nn.Conv2d)
             network.features[0] = ScaledPatches(plain, self.directions[:, recipe.component], recipe.factor)
-        network.to("cuda" if torch.cuda.is_available() else "cpu")
         marks = [0, *(2**i for i in range(recipe.epochs.bit_length()) if 2**i < recipe.epochs), recipe.epochs]
         snapshots = Snapshots([_FIRST], marks)
         title = f"{recipe.labels} labels, seed {recipe.seed}"
         if recipe.component is not None:
             title += f", component {recipe.component} x {recipe.factor:g}"
-        run = train(
+        _, scores = learn(
             network,
             self.train.images,
             relabel(self.train.labels, recipe.labels, recipe.seed),
+            self.test,
             epochs=recipe.epochs,
             lr=recipe.lr,
             batch_size=recipe.batch_size,
@@ -167,18 +155,4 @@ class Trainer:
             progress=title if self.progress else False,
             callbacks=[snapshots],
         )
-        if not run.complete:
-            raise KeyboardInterrupt
-        numbers = {
-            "train_accuracy": run.history[-1].accuracy,
-            "test_accuracy": accuracy(network, self.test.images, self.test.labels),
-            "seconds": sum(epoch.seconds for epoch in run.history),
-        }
-        weights = {epoch: state[_FIRST].contiguous() for epoch, state in snapshots.kept.items()}
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            tensors = {str(epoch): weight for epoch, weight in weights.items()}
-            partial = self.folder / f"{key}.part"
-            save_file(tensors, partial, {"numbers": json.dumps(numbers), "recipe": json.dumps(asdict(recipe))})
-            partial.replace(self.folder / f"{key}.safetensors")
-        return TrainedLayer(recipe, weights, **numbers)
+        return {str(epoch): state[_FIRST].contiguous() for epoch, state in snapshots.kept.items()}, scores
