@@ -39,7 +39,7 @@ def test_chart_carries_words_and_numbers():
         "random filters, lower end",
         "random filters, upper end",
         "network",
-        "network, standard error",
+        "network, error",
         "formula",
     ]
     assert chart.data["component"] == list(range(1, 11))

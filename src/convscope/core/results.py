@@ -20,8 +20,8 @@ class Number:
 
     Attributes:
         value: the value; NaN where it is undefined (never 0 in its place).
-        spread: one standard error (jackknife over image folds, or standard deviation over seeds); None: not computed,
-            which is also what a NaN or infinite one becomes.
+        spread: one error: the standard error (jackknife over image folds), with the small-sample bias where that is
+            known, or the standard deviation over seeds; None: not computed, also where it is NaN or infinite.
         chance: (low, high), the central 95 % of what chance gives, or None: not computed, also where an end is NaN.
         definition: key into the result's ``definitions()``.
         chance_name: what chance is here, in words ("random filters", "permuted labels").
@@ -49,7 +49,7 @@ class Number:
 
     @property
     def decided(self) -> bool | None:
-        """Whether the value, two standard errors included, lies outside the chance band; None where that is unknown.
+        """Whether the value, two errors included, lies outside the chance band; None where that is unknown.
 
         Without a spread the bare value decides, and the page says beside it that the spread is missing.
         """

@@ -30,7 +30,7 @@ class Curve:
         label: written at the curve's end; empty for the second and later curves of a kind (seeds, say).
         role: whose curve it is: colour and dash follow.
         x: n abscissae; None: 1, 2, ..., n.
-        spread: n standard errors drawn as bars (as a ribbon where they would touch), or None: not computed.
+        spread: n errors drawn as bars (as a ribbon where they would touch), or None: not computed.
     """
 
     y: ArrayLike | Any
@@ -174,7 +174,7 @@ def _record(
         data[f"{clean(xlabel)}, {name}"] = numbers(x)
     data[name] = numbers(y)
     if spread is not None:
-        data[f"{name}, standard error"] = numbers(spread)
+        data[f"{name}, error"] = numbers(spread)
 
 
 def _draw_band(

@@ -1,4 +1,4 @@
-"""The gauge: a number at a glance. Value as a dot, two standard errors as a line, chance as a grey band."""
+"""The gauge: a number at a glance. Value as a dot, two errors each way as a line, chance as a grey band."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def points(
     xlim: tuple[float, float] | None = None,
     log: bool = False,
 ) -> Chart:
-    """Returns a chart of one row a number: the value as a dot, two standard errors as a line, chance as a grey band.
+    """Returns a chart of one row a number: the value as a dot, two errors each way as a line, chance as a grey band.
 
     Args:
         rows: label to number, from top to bottom.
@@ -85,7 +85,7 @@ def _rows(
     data: dict[str, Column] = {
         "row": [clean(label) for label in rows],
         clean(xlabel): numbers(np.array([n.value for n in rows.values()])),
-        "standard error": [finite(n.spread) for n in rows.values()],
+        "error": [finite(n.spread) for n in rows.values()],
         "chance, lower end": [finite(n.chance[0]) if n.chance else None for n in rows.values()],
         "chance, upper end": [finite(n.chance[1]) if n.chance else None for n in rows.values()],
     }

@@ -33,7 +33,7 @@ def summary(report: Report, width: int = 80) -> str:
 
 
 def ascii_gauge(number: Number, scale: Scale | None = None, cells: int = _CELLS) -> str:
-    """Returns a gauge of plain characters: o the value, - two standard errors, : the chance band.
+    """Returns a gauge of plain characters: o the value, - two errors each way, : the chance band.
 
     Args:
         number: the number.
@@ -89,7 +89,7 @@ def _findings(report: Report, width: int) -> str:
             lines.append(f"   {ascii_gauge(finding.number)}")
     if not lines:
         return ""
-    return "\n".join([_wrap("Findings (o value, - two standard errors, : chance)", width), *lines])
+    return "\n".join([_wrap("Findings (o value, - two errors each way, : chance)", width), *lines])
 
 
 def _layers(report: Report, width: int) -> str:

@@ -24,7 +24,7 @@ def rounded(value: float, decimals: int | None = None) -> str:
 
 
 def value_and_spread(number: Number) -> str:
-    """Returns value and standard error, rounded alike: the error to one digit, two where it begins with 1.
+    """Returns value and error, rounded alike: the error to one digit, two where it begins with 1.
 
     >>> value_and_spread(Number(0.9412, 0.0123)), value_and_spread(Number(4312.0, 310.0))
     ('0.941 ± 0.012', '4,312 ± 310')
