@@ -21,11 +21,21 @@ if TYPE_CHECKING:
     from convscope.firstlayer.prediction import predict_energy_profile as predict_energy_profile
     from convscope.firstlayer.profile import energy_profile as energy_profile
     from convscope.page.report import Report as Report
+    from convscope.rfm.agop import conv_kernel_agop as conv_kernel_agop
+    from convscope.rfm.deep import DeepConvRFMClassifier as DeepConvRFMClassifier
+    from convscope.rfm.estimators import ConvRFMClassifier as ConvRFMClassifier
+    from convscope.rfm.estimators import ConvRFMRegressor as ConvRFMRegressor
+    from convscope.rfm.kernels import conv_kernel as conv_kernel
 
 _PUBLIC = {
+    "ConvRFMClassifier": "convscope.rfm.estimators",
+    "ConvRFMRegressor": "convscope.rfm.estimators",
     "ConvscopeError": "convscope.core.errors",
+    "DeepConvRFMClassifier": "convscope.rfm.deep",
     "PatchAgop": "convscope.ansatz.agop",
     "Report": "convscope.page.report",
+    "conv_kernel": "convscope.rfm.kernels",
+    "conv_kernel_agop": "convscope.rfm.agop",
     "energy_profile": "convscope.firstlayer.profile",
     "fit_energy_profile": "convscope.firstlayer.fit",
     "patch_agop": "convscope.ansatz.measure",
@@ -35,9 +45,14 @@ _PUBLIC = {
     "report": "convscope.analyse",
 }
 __all__ = [
+    "ConvRFMClassifier",
+    "ConvRFMRegressor",
     "ConvscopeError",
+    "DeepConvRFMClassifier",
     "PatchAgop",
     "Report",
+    "conv_kernel",
+    "conv_kernel_agop",
     "energy_profile",
     "fit_energy_profile",
     "patch_agop",

@@ -33,11 +33,12 @@ from convscope.firstlayer.theory import FirstLayer
 from convscope.inputs.iterables import IterableSource
 from convscope.page.report import Head, Provenance, Report
 from convscope.page.report import read_report as _read_report
+from convscope.rfm.result import RfmResult
 from convscope.training.initialise import calibrate_, reinitialised
 
 STRIP = 8  # images shown at the head of the page
 # Importing them makes them known to saved reports.
-RESULTS = (FirstLayerResult, DataResult, ComparisonResult, AnsatzResult)
+RESULTS = (FirstLayerResult, DataResult, ComparisonResult, AnsatzResult, RfmResult)
 
 
 class Theory(Protocol):

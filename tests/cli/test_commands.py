@@ -35,7 +35,7 @@ def broken():
     raise RuntimeError()
 """
 TESTS = Path(__file__).parents[1]
-COMMANDS = ("report", "ansatz", "data", "compare", "render", "papers")
+COMMANDS = ("report", "ansatz", "rfm", "data", "compare", "render", "papers")
 
 
 @pytest.fixture(scope="module")

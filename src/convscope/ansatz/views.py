@@ -6,17 +6,16 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from convscope.ansatz.agop import PatchAgop
 from convscope.ansatz.result import LayerPictures
 from convscope.ansatz.subspaces import top_eigenvectors
+from convscope.core.views import views
 
 MOST_ENTRIES = 75  # of a side of a matrix that is shown whole: a 5x5 patch in colour
 FIRST_DIRECTIONS, DIRECTIONS = 8, 3  # leading eigenvectors shown, of layers that see colours and of others
 CHANNELS = 8  # shown of a direction with many
-SIDE = 64  # pixels of a view
 DECIMALS = 4  # of what is only shown, so that the page is the same after JSON
 
 
@@ -69,23 +68,11 @@ def views_of(images: Tensor, inputs: Mapping[str, Tensor], found: Mapping[str, P
         uint8 [n (1 + layers), side, side, 3]: images from their darkest to their brightest value; magnitudes of a
         layer's responses from 0 (black) to the largest over all images (white).
     """
-    shown = images.detach().cpu().double()
-    shown = (shown - shown.min()) / (shown.max() - shown.min()).clamp(min=1e-12)
-    shown = shown if shown.shape[1] == 3 else shown.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-    columns = [_sized(shown)]
+    maps = []
     for layer, x in inputs.items():
-        result = found[layer]
-        groups = result.geometry.groups
-        response = result.filtered(x, 1).unflatten(1, (groups, -1)).square().sum((1, 2)).sqrt()[:, None]
-        columns.append(_sized(response / response.max().clamp(min=1e-300)).expand(-1, 3, -1, -1))
-    stack = torch.stack(columns, 1).flatten(0, 1)
-    return (stack.permute(0, 2, 3, 1) * 255).round().clamp(0, 255).to(torch.uint8).numpy()
-
-
-def _sized(maps: Tensor) -> Tensor:
-    if max(maps.shape[2:]) > SIDE:
-        return F.interpolate(maps, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
-    return F.interpolate(maps, (SIDE, SIDE), mode="nearest-exact")
+        answers = found[layer].filtered(x, 1).unflatten(1, (found[layer].geometry.groups, -1))
+        maps.append(answers.square().sum((1, 2)).sqrt())
+    return views(images, maps)
 
 
 def _scaled(matrix: Tensor) -> np.ndarray:

@@ -11,6 +11,7 @@ _COMMANDS = {
     "report": "What did this network learn, and how much of it was predictable from the images?",
     "data": "What can be said of images before any training.",
     "ansatz": "In which convolutions do the filters line up with the patches that drive the outputs?",
+    "rfm": "Does a kernel machine that learns which patches matter beat one that does not?",
     "compare": "Do several networks listen to the same directions of image space?",
     "render": "Rebuild the page from a saved report.json.",
     "papers": "Reproduce the papers' experiments.",

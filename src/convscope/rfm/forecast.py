@@ -1,0 +1,90 @@
+"""What learning will take, measured on a few images before a long run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from convscope.rfm.agop import predictor_agop
+from convscope.rfm.cost import Cost, estimate
+from convscope.rfm.machine import LEFT_OUT, OUTPUTS, Data, Split, bytes_of_kernels
+from convscope.rfm.maps import Filters, maps_of
+from convscope.rfm.settings import Settings
+from convscope.rfm.solve import RIDGES, best_ridge, solve
+
+_FEW, _AT = 256, 8  # images, and images at which gradients are taken
+_SOLVED = 500  # images in a linear system
+
+
+def forecast(data: Data, settings: Settings, splits: Sequence[Split], shared: bool = True) -> Cost:
+    """Returns the time and memory of a layer, of all iterations and splits, if no metric can be cut to a lower rank.
+
+    Args:
+        data: all images, as the machine of all images sees them.
+        settings: how it will learn.
+        splits: numbers of the images to train on, and of those held out.
+        shared: whether the splits share the kernel of the fixed metric.
+    """
+    n, x = len(data), data.images
+    c, d = x.shape[1], settings.architecture.first(x.shape[1]).patch_dim
+    size = (x.shape[2], x.shape[3])
+    fixed, learned = (
+        estimate(
+            n,
+            None,
+            settings.architecture,
+            m,
+            size,
+            x.dtype,
+            metric=metric,
+            method=settings.method,
+            device=x.device,
+            max_memory=settings.max_memory,
+        )
+        for m, metric in ((c, False), (d, True))
+    )
+    trained = [len(train) for train, _ in splits]
+    # Kernels in units of that of all images with themselves.
+    kernels = 1 + sum(m * (m + 2 * (n - m)) / n**2 for m in trained)
+    images = n + sum(trained)
+    seconds = fixed.seconds * (1 if shared else kernels) + learned.seconds * kernels * settings.n_iters
+    seconds += _seconds_of_gradients(data, settings) * images * settings.n_iters
+    seconds += sum(_seconds_of_solution(m, data.targets.shape[1]) for m in (n, *trained)) * (settings.n_iters + 1)
+    kept = images * x[0].numel() * x.element_size()
+    kernel = n * n * x.element_size()
+    return Cost(seconds, kept + learned.bytes - kernel + bytes_of_kernels(n, x, settings))
+
+
+def _seconds_of_gradients(data: Data, settings: Settings) -> float:
+    """Returns what the gradients take for each training image."""
+    wanted = settings.agop_samples
+    at = min(wanted if isinstance(wanted, int) else len(wanted), len(data))
+    few = data[torch.arange(min(_FEW, len(data)))]
+    d = settings.architecture.first(few.images.shape[1]).patch_dim
+    filters = Filters.of(torch.eye(d, dtype=torch.float64) + 0.1)
+    maps = maps_of(few.images, filters, settings.architecture, few.identity)
+    alpha = torch.randn(len(few), min(few.targets.shape[1], OUTPUTS), dtype=torch.float64)
+    m = min(_AT, at)
+
+    def once() -> None:
+        predictor_agop(maps, alpha, maps[:m], filters, settings.architecture, method=settings.method)
+
+    return _seconds(once) / (len(few) * m) * at
+
+
+def _seconds_of_solution(n: int, outputs: int) -> float:
+    """Returns what the choice of a ridge and the solution take for n images, whose cost grows as n^3."""
+    m = min(n, _SOLVED)
+    x = torch.randn(m, m, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    kernel, targets = x @ x.T / m + torch.eye(m), x[:, :1].expand(m, outputs)
+    choice = _seconds(lambda: best_ridge(kernel, targets, RIDGES)) * (min(n, LEFT_OUT) / m) ** 3
+    return choice + _seconds(lambda: solve(kernel, targets, 1.0)) * (n / m) ** 3
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    work()  # what comes once does not count
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

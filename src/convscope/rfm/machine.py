@@ -1,0 +1,363 @@
+"""ConvRFM: a kernel machine, the gradients of its predictor, a metric made of them, and again.
+
+Beaglehole et al. 2023; Radhakrishnan et al. 2022 for the recursion. The metric M = A^T A acts on the patches of the
+first layer; A is symmetric here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from convscope.core.errors import ConvscopeError
+from convscope.rfm.agop import predictor_agop, sketched
+from convscope.rfm.conjugate import conjugate_gradient
+from convscope.rfm.kernels import kernel_matrix
+from convscope.rfm.maps import Filters, Maps, maps_of
+from convscope.rfm.settings import Settings
+from convscope.rfm.solve import RIDGES, best_ridge, solve
+
+Split = tuple[Tensor, Tensor]  # numbers of images to learn from, and of those held out
+# Makes room for a kernel of so many rows, or says None where memory has it.
+Space = Callable[[int], Tensor | None]
+Kernels = Callable[[Space], tuple[Tensor, Tensor | None]]
+# Leave-one-out needs an eigendecomposition, ten times a Cholesky factorisation: beyond so many images, a subset's.
+LEFT_OUT = 4000
+_OF_SOLVER = 16  # bytes for each entry of a kernel: a float64 copy and its factor
+OUTPUTS = 32  # beyond, gradients are those of so many random combinations of outputs
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Images to learn from.
+
+    Attributes:
+        images: [n, c, h, w], floating point.
+        targets: float64 [n, o].
+        weights: float64 [n], positive, or None for equal ones.
+        identity: int64 [n], equal for images that are equal in every pixel.
+        rows: int64 [n], the number by which ``agop_samples`` may name each image.
+    """
+
+    images: Tensor
+    targets: Tensor
+    weights: Tensor | None
+    identity: Tensor
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: Tensor) -> Data:
+        weights = None if self.weights is None else self.weights[rows]
+        images = self.images[rows.to(self.images.device)]
+        return Data(images, self.targets[rows], weights, self.identity[rows], self.rows[rows])
+
+    def of_images(self, images: Tensor) -> Data:
+        """Returns the same data with other images (features of them)."""
+        return replace(self, images=images)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """The machine at one metric.
+
+    Attributes:
+        iteration: 0 for the fixed kernel.
+        metric_root: float64 [d, d], A, of Frobenius norm 1; None for the identity.
+        dual_coef: float64 [n, o], alpha, for the kernel divided by ``scale``.
+        offset: float64 [o], added to predictions.
+        ridge: in units of ``scale``.
+        scale: largest entry of the kernel.
+        rank: of the metric, as the kernel uses it; d for the identity.
+        fitted: float64 [n, o], predictions for the training images.
+        left_out: float64 [m, o], predictions by leave-one-out for the images ``left_out_rows``.
+        left_out_rows: int64 [m].
+        held: float64 [m, o], predictions for the held-out images, or None without any.
+        seconds: that it took.
+    """
+
+    iteration: int
+    metric_root: Tensor | None
+    dual_coef: Tensor
+    offset: Tensor
+    ridge: float
+    scale: float
+    rank: int
+    fitted: Tensor
+    left_out: Tensor
+    left_out_rows: Tensor
+    held: Tensor | None
+    seconds: float
+
+
+def learn(data: Data, settings: Settings, held: Data | None = None, first: Kernels | None = None) -> Iterator[Step]:
+    """Gives the machine at the fixed kernel and at each learned metric, ``settings.n_iters + 1`` steps.
+
+    Args:
+        data: the training images.
+        settings: how.
+        held: images whose predictions each step keeps; nothing is learned from them.
+        first: gives the kernels of the fixed metric, of training images and of held-out with training images, where
+            they are known.
+
+    Raises:
+        ConvscopeError: when memory does not suffice.
+        ValueError: when ``settings.agop_samples`` names no image of the data.
+    """
+    architecture = settings.architecture
+    chosen = _gradient_images(data, settings)
+    rows = _left_out_rows(len(data), settings.seed)
+    offset = _mean(data) if settings.centre else data.targets.new_zeros(data.targets.shape[1])
+    targets = data.targets - offset
+    root: Tensor | None = None
+    dual: Tensor | None = None
+    for t in range(settings.n_iters + 1):
+        start = time.perf_counter()
+        filters = Filters.of(root, settings.rank_tol)
+        maps = maps_of(data.images, filters, architecture, data.identity)
+        with room(len(data), data.images, settings) as space:
+            if first is not None and t == 0:
+                kernel, across = first(space)
+            else:
+                kernel, across = kernel_of(maps, None, settings, space(len(data))), None
+            # A kernel of zeros (black images) predicts 0 at any scale.
+            scale = float(kernel.max()) or 1.0
+            ridge, left_out = _leave_out(kernel, targets, data.weights, scale, rows, settings)
+            before = None if dual is None else dual / scale
+            alpha = _solve(kernel, targets, ridge * scale, data.weights, before, settings)
+            dual = alpha * scale
+            fitted = _times(kernel, alpha)
+            predicted = None
+            if held is not None and across is not None:
+                predicted = _times(across, alpha) + offset
+            elif held is not None:
+                others = maps_of(held.images, filters, architecture, held.identity)
+                predicted = responses(maps, alpha, others, settings) + offset
+            del kernel, across  # before the file that they may lie in
+        gram = _gradients(data, maps, filters, alpha, chosen, settings) if t < settings.n_iters else None
+        rank = architecture.first(data.images.shape[1]).patch_dim if filters.weight is None else len(filters.weight)
+        del maps  # nothing large is kept between iterations
+        yield Step(
+            iteration=t,
+            metric_root=root,
+            dual_coef=dual,
+            offset=offset,
+            ridge=ridge,
+            scale=scale,
+            rank=rank,
+            fitted=fitted + offset,
+            left_out=left_out + offset,
+            left_out_rows=rows,
+            held=predicted,
+            seconds=time.perf_counter() - start,
+        )
+        if gram is not None and gram.any():  # else the predictor is constant, and the metric stays
+            root = metric_root(gram, settings.metric_power, settings.threshold)
+
+
+def metric_root(agop: Tensor, power: float = 1.0, threshold: float = 0.0) -> Tensor:
+    """Returns A, float64 [d, d], symmetric, with A A = agop^power, its smallest eigenvalues set to 0, over its trace.
+
+    Args:
+        agop: float64 [d, d], symmetric, positive semidefinite up to rounding.
+        power: of the metric.
+        threshold: share of the eigenvalues that are set to 0.
+    """
+    values, vectors = torch.linalg.eigh(agop)
+    values = (values.clamp(min=0) / values[-1]) ** (power / 2)
+    values[: int(threshold * len(values))] = 0
+    return (vectors * (values / values.norm())) @ vectors.T
+
+
+def responses(known: Maps, alpha: Tensor, new: Maps, settings: Settings) -> Tensor:
+    """Returns sum_i alpha_i K(x_i, z), float64 [m, o], by blocks of images that take a quarter of the memory at most.
+
+    Args:
+        known: x, n images.
+        alpha: float64 [n, o].
+        new: z, m images.
+        settings: as the machine learned.
+    """
+    size = max(settings.max_memory // (4 * len(known) * known.values.element_size()), 1)
+    blocks = (new[start : start + size] for start in range(0, len(new), size))
+    return torch.cat([_times(kernel_of(block, known, settings), alpha) for block in blocks])
+
+
+def relearn(
+    data: Data, settings: Settings, splits: Sequence[Split], images: Callable[[int | None], Tensor] | None = None
+) -> Iterator[tuple[Step, list[Step]]]:
+    """Gives, one iteration after the other, the machine of all images and that of each split.
+
+    A split's machine learned its metric without the images that are held out, and predicts these.
+
+    Args:
+        data: all images.
+        settings: how.
+        splits: numbers of the images to train on, and of those held out.
+        images: gives what the machine of a split (None: of all images) sees of all images, where they differ; else
+            the kernel of the fixed metric is computed once for all of them.
+    """
+    with ExitStack() as stack:
+        if images is None:
+            space = stack.enter_context(room(len(data), data.images, settings))
+            maps = maps_of(data.images, Filters(), settings.architecture, data.identity)
+            kernel = [kernel_of(maps, None, settings, space(len(data)))]
+            del maps
+
+            def shared(train: Tensor, out: Tensor, part: Space) -> tuple[Tensor, Tensor]:
+                inner, across = part(len(train)), part(len(out))
+                return _submatrix(kernel[0], train, train, inner), _submatrix(kernel[0], out, train, across)
+
+            whole = learn(data, settings, first=lambda _: (kernel[0], None))
+            parts = [learn(data[train], settings, data[out], partial(shared, train, out)) for train, out in splits]
+            found = _round(whole, parts)
+            kernel.clear()  # for the machines still know it
+        else:
+            whole = learn(data.of_images(images(None)), settings)
+            parts = []
+            for i, (train, out) in enumerate(splits):
+                seen = data.of_images(images(i))
+                parts.append(learn(seen[train], settings, seen[out]))
+            found = _round(whole, parts)
+    yield found
+    for _ in range(settings.n_iters):
+        yield _round(whole, parts)
+
+
+def _round(whole: Iterator[Step], parts: Sequence[Iterator[Step]]) -> tuple[Step, list[Step]]:
+    outside = [next(part) for part in parts]
+    return next(whole), outside
+
+
+def _gradient_images(data: Data, settings: Settings) -> Tensor:
+    wanted = settings.agop_samples
+    if isinstance(wanted, int):
+        draw = torch.randperm(len(data), generator=torch.Generator().manual_seed(settings.seed))
+        return draw[:wanted].sort().values
+    found = torch.isin(data.rows, torch.tensor(wanted, dtype=torch.int64)).nonzero()[:, 0]
+    if settings.n_iters and not len(found):
+        raise ValueError(
+            f"agop_samples names {len(wanted)} images, none of them among the {len(data)} that are trained on: name "
+            "more images, or say how many are to be drawn"
+        )
+    return found
+
+
+def _gradients(data: Data, maps: Maps, filters: Filters, alpha: Tensor, chosen: Tensor, settings: Settings) -> Tensor:
+    """Returns the average gradient outer product, float64 [d, d]."""
+    return predictor_agop(
+        maps,
+        alpha if alpha.shape[1] <= OUTPUTS else sketched(alpha, OUTPUTS, settings.seed),
+        maps[chosen.to(maps.values.device)],
+        filters,
+        settings.architecture,
+        weights=None if data.weights is None else data.weights[chosen],
+        max_memory=settings.max_memory,
+        method=settings.method,
+        progress=settings.verbose,
+    )
+
+
+def _mean(data: Data) -> Tensor:
+    w = data.targets.new_ones(len(data)) if data.weights is None else data.weights
+    return (w[:, None] * data.targets).sum(0) / w.sum()
+
+
+def _left_out_rows(n: int, seed: int) -> Tensor:
+    draw = torch.randperm(n, generator=torch.Generator().manual_seed(seed + 1))
+    return draw[:LEFT_OUT].sort().values
+
+
+def _leave_out(
+    kernel: Tensor, targets: Tensor, weights: Tensor | None, scale: float, rows: Tensor, settings: Settings
+) -> tuple[float, Tensor]:
+    """Returns the ridge, in units of the scale, and the predictions [m, o] of the rows left out one at a time."""
+    part = kernel if len(rows) == len(kernel) else _submatrix(kernel, rows, rows)
+    ridges = RIDGES if settings.ridge == "loo" else (float(settings.ridge),)
+    found = best_ridge(
+        part, targets[rows], [ridge * scale for ridge in ridges], None if weights is None else weights[rows]
+    )
+    return found.ridge / scale, found.predictions.cpu()
+
+
+def kernel_of(left: Maps, right: Maps | None, settings: Settings, out: Tensor | None = None) -> Tensor:
+    """Returns the kernel of two sets of images, [n1, n2]; of one with itself, where there is no other."""
+    return kernel_matrix(
+        left,
+        right,
+        settings.architecture,
+        max_memory=settings.max_memory,
+        method=settings.method,
+        progress=settings.verbose,
+        out=out,
+    )
+
+
+def _times(kernel: Tensor, alpha: Tensor) -> Tensor:
+    """Returns K alpha in float64, a block of rows at a time."""
+    alpha = alpha.to(kernel.device)
+    return torch.cat([rows.double() @ alpha for rows in kernel.split(1024)]).cpu()
+
+
+def _dense(n: int, images: Tensor, settings: Settings) -> bool:
+    """Returns whether the kernel of n images is kept in memory and factorised.
+
+    Raises:
+        ConvscopeError: when it should be, and memory does not suffice.
+    """
+    if settings.solver == "cg":
+        return False
+    need = n * n * (2 * images.element_size() + _OF_SOLVER)
+    if need > settings.max_memory and settings.solver == "cholesky":
+        raise ConvscopeError(
+            f"solver='cholesky' needs {need:.1e} bytes for {n} images, max_memory is {settings.max_memory:.1e}: give "
+            "more memory or fewer images, or use solver='cg'"
+        )
+    return need <= settings.max_memory
+
+
+def bytes_of_kernels(n: int, images: Tensor, settings: Settings) -> int:
+    """Returns the memory that kernels of n images and the solution take: two kernels, of all images and of a split."""
+    return n * n * (2 * images.element_size() + _OF_SOLVER) if _dense(n, images, settings) else settings.max_memory
+
+
+@contextmanager
+def room(n: int, images: Tensor, settings: Settings) -> Generator[Space]:
+    """Gives what makes room for kernels with n columns: None where they are kept in memory, else a tensor in a file."""
+    if _dense(n, images, settings):
+        yield lambda _: None
+        return
+    with tempfile.TemporaryDirectory(prefix="convscope_kernel_") as folder:
+        count = itertools.count()
+
+        def space(rows: int) -> Tensor:
+            file = str(Path(folder) / str(next(count)))
+            return torch.from_file(file, shared=True, size=rows * n, dtype=images.dtype).view(rows, n)
+
+        yield space
+
+
+def _submatrix(kernel: Tensor, rows: Tensor, columns: Tensor, out: Tensor | None = None) -> Tensor:
+    out = kernel.new_empty(len(rows), len(columns)) if out is None else out
+    for target, part in zip(out.split(256), rows.split(256), strict=True):
+        target.copy_(kernel[part][:, columns])
+    return out
+
+
+def _solve(
+    kernel: Tensor, targets: Tensor, ridge: float, weights: Tensor | None, start: Tensor | None, settings: Settings
+) -> Tensor:
+    """Returns alpha of (K + ridge diag(1 / w)) alpha = Y, the ridge in units of the kernel."""
+    if _dense(len(kernel), kernel, settings):
+        return solve(kernel, targets, ridge, weights).cpu()
+    return conjugate_gradient(kernel, targets, ridge, weights, start=start, progress=settings.verbose).cpu()
