@@ -56,6 +56,7 @@ def test_same_padding_is_pytorchs(q):
     ("wrong", "match"),
     [
         ({"depth": 0}, "depth must be a whole number of at least 1, got 0"),
+        ({"depth": 10**9}, "depth must be at most 1,000, got 1,000,000,000"),
         ({"depth": True}, "depth must be a whole number"),
         ({"patch_size": 2.0}, "patch_size must be a whole number"),
         ({"padding": "full"}, "padding must be one of valid, first, same, got 'full'"),

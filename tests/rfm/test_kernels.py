@@ -331,3 +331,15 @@ def test_estimate_counts_maps_result_and_blocks():
     maps, result = 1500 * (4 * 36 + 36) * 4, 1000 * 500 * 4
     assert maps + result < cost.bytes < maps + result + 2**27
     assert "GiB" in str(cost)
+
+
+@pytest.mark.parametrize("pooling", [False, True])
+def test_cost_of_a_long_run_is_said_before_it(pooling, monkeypatch, caplog):
+    monkeypatch.setattr(kernels, "_WORTH_SAYING", 1e4)
+    X = images(20, 1)
+    with caplog.at_level("INFO", "convscope"):
+        conv_kernel(X[:1], depth=1, patch_size=3, pooling=pooling)
+        assert not caplog.messages
+        conv_kernel(X, depth=1, patch_size=3, pooling=pooling)
+    assert len(caplog.messages) == 1
+    assert "GiB" in caplog.messages[0]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from convscope.rfm import plain
 from convscope.rfm.jit import AVAILABLE, PARALLEL_32, PARALLEL_64, angle, compiled
 from convscope.rfm.plain import relu
 
@@ -56,3 +57,11 @@ def test_relu_of_nothing_is_nothing():
     zero = torch.zeros(1)
     t, s, kappa0, after = relu(zero, zero)
     assert (float(t), float(s), float(kappa0), float(after)) == (0, 1, 0.5, 0)
+
+
+def test_compiler_that_is_missing_is_done_without(monkeypatch):
+    def missing(*_, **__):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", missing)
+    assert plain._compiled_activation.__wrapped__(torch.device("cpu")) is plain._activation

@@ -17,6 +17,7 @@ from torch import Tensor
 from convscope.core.errors import ConvscopeError
 from convscope.inputs.cifar import cifar_training_files, open_cifar
 from convscope.inputs.files import reason
+from convscope.inputs.idx import idx_images, open_idx
 from convscope.inputs.images import open_images
 
 Split = Literal["train", "test"]
@@ -25,6 +26,8 @@ Split = Literal["train", "test"]
 WANTED = {
     "cifar10": "a folder with CIFAR-10, as the Python batches (data_batch_1, ..., test_batch) or as .npz files whose "
     "names hold 'train' and 'test' (arrays x_train uint8 [n, 32, 32, 3], y_train; x_test, y_test)",
+    "fashion-mnist": "a folder with Fashion-MNIST as idx files, gzipped or not (train-images-idx3-ubyte, "
+    "train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte)",
     "imagenet": "a folder with imagenet*.npz, or that file: images uint8 [n, 224, 224, 3] of ImageNet",
     "weights": "a folder with squeezenet1_1_imagenet, resnet20_cifar10, resnet56_cifar10 and "
     "caffe_cifar10_full_trajectory, each .safetensors",
@@ -40,11 +43,12 @@ _STD = (0.2471, 0.2435, 0.2616)
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Normalised images with labels.
+    """Images with labels.
 
     Attributes:
-        images: float32 [n, 3, 32, 32], per channel minus its mean over its standard deviation.
-        labels: int64 [n], 0 to 9.
+        images: float32 [n, c, h, w]; those of CIFAR-10 per channel minus its mean over its standard deviation, others
+            in [0, 1] unless their maker says otherwise.
+        labels: int64 [n], classes from 0.
         fingerprint: changes when they change.
     """
 
@@ -54,7 +58,7 @@ class LabelledImages:
 
     @property
     def pixels(self) -> Tensor:
-        """The images before normalisation, float32 [n, 3, 32, 32] in [0, 1]."""
+        """The images of CIFAR-10 before normalisation, float32 [n, 3, 32, 32] in [0, 1]."""
         mean, std = _constants()
         return self.images * std + mean
 
@@ -176,10 +180,39 @@ def cifar10(folder: Path, n: int, split: Split = "train") -> LabelledImages:
         raise ConvscopeError(f"{folder} holds no {split} images of CIFAR-10; expected {WANTED['cifar10']}")
     pixels = np.concatenate([images for images, _ in parts])[:n]
     labels = np.concatenate([labels for _, labels in parts])[:n].astype(np.int64)
-    digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()[:16]
     mean, std = _constants()
     images = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std
-    return LabelledImages(images.contiguous(), torch.from_numpy(labels), digest)
+    return LabelledImages(images.contiguous(), torch.from_numpy(labels), fingerprint(pixels, labels))
+
+
+def fashion_mnist(folder: Path, n: int, split: Split = "train") -> LabelledImages:
+    """Returns the first ``n`` images of Fashion-MNIST in the original order (which is random), [n, 1, 28, 28].
+
+    Args:
+        folder: see ``WANTED["fashion-mnist"]``.
+        n: number of images; fewer where the data hold fewer.
+        split: "train" or "test".
+
+    Raises:
+        ConvscopeError: when the folder does not hold the data.
+    """
+    wanted = f"expected {WANTED['fashion-mnist']}"
+    files = [path for path in idx_images(folder) if ("train" in path.name) == (split == "train")]
+    if not files:
+        raise ConvscopeError(f"{folder} holds no {split} images of Fashion-MNIST; {wanted}")
+    store = open_idx(files[0])
+    pairs = [store.read(i) for i in range(min(n, len(store)))]
+    labels = [label for _, label in pairs if label is not None]
+    if store.glance(0) != (1, 28, 28) or len(labels) < len(pairs):
+        shape = "x".join(map(str, store.glance(0)))
+        raise ConvscopeError(f"{files[0]} holds images of {shape} and {len(labels)} labels; {wanted}")
+    images, classes = torch.stack([image for image, _ in pairs]), torch.tensor(labels)
+    return LabelledImages(images, classes, fingerprint(images.numpy(), classes.numpy()))
+
+
+def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
+    """Returns what changes when images or labels change."""
+    return hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16]
 
 
 def _constants() -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from convscope.core.geometry import ConvGeometry
 
 Padding = Literal["valid", "first", "same"]
 Kind = Literal["ntk", "nngp"]
+DEEPEST = 1000  # convolutions
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Architecture:
             the number of positions then.
 
     Raises:
-        ValueError: for numbers below 1 and unknown words.
+        ValueError: for numbers below 1, a depth above 1,000, and unknown words.
     """
 
     depth: int
@@ -45,6 +46,8 @@ class Architecture:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if self.depth > DEEPEST:
+            raise ValueError(f"depth must be at most {DEEPEST:,}, got {self.depth:,}")
         for name, words in (("padding", get_args(Padding)), ("kind", get_args(Kind))):
             if getattr(self, name) not in words:
                 raise ValueError(f"{name} must be one of {', '.join(words)}, got {getattr(self, name)!r}")

@@ -61,7 +61,7 @@ def estimate(
     """
     columns = n1 if n2 is None else n2
     pairs = n1 * (n1 + 1) / 2 if n2 is None else n1 * columns
-    few = min(n1, 4 if architecture.pooling else 32)
+    few = min(n1, 2 if architecture.pooling else 32)
     while True:
         maps = _random(few, architecture, maps_rank, size, dtype, metric, device)
         path = path_of(maps, architecture, n1, columns, max_memory, method)

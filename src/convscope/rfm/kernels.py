@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +18,13 @@ from convscope.rfm.architecture import Architecture, Kind, Padding
 from convscope.rfm.jit import AVAILABLE
 from convscope.rfm.maps import Filters, Maps, bytes_of_maps, identities, maps_of
 
+_log = logging.getLogger(__name__)
+
 METHODS = ("auto", "fused", "plain")
 
 # Pairs of images times positions of all layers that plain PyTorch does while the compiler works.
 _WORTH_COMPILING = 5e7
+_WORTH_SAYING = 5e9  # of these: from here on a run takes many seconds, and what it takes is measured first
 _LARGEST = 2048  # images on each side of a block by the compiled path
 _CACHED = 2**24  # bytes of a block by the plain path on the CPU, beyond which its arrays leave the caches
 
@@ -47,8 +51,9 @@ def conv_kernel(
 ) -> np.ndarray | Tensor:
     """Returns the kernel matrix [n_x, n_z] of images: entry (i, j) is K(x_i, z_j), not scaled.
 
-    The network is convolution and ReLU ``depth`` times, then one linear layer, infinitely wide and without bias; its
-    weights have variance 1 over the number of inputs (times 2 after each ReLU), and pixels are taken as they are given.
+    The network is convolution and ReLU ``depth`` times, then one linear layer, infinitely wide and without bias. The
+    variance of weights is 1 over the number of channels they sum, that of the linear layer's 1 over its inputs; a ReLU
+    is times sqrt(2); pixels are taken as they are given.
 
     Args:
         X: images [n_x, c, h, w], of any numbers.
@@ -103,6 +108,7 @@ def conv_kernel(
     architecture.sizes(*sets[0].shape[2:])
     taken = sum(bytes_of_maps(x, filters, architecture) for x in sets)
     _check_memory(taken + len(sets[0]) * len(sets[-1]) * precision.itemsize, max_memory, "the maps and the result")
+    _announce(sets, filters, architecture, max_memory, method)
     maps = [maps_of(x, filters, architecture, same) for x, same in zip(sets, identities(*sets), strict=True)]
     found = kernel_matrix(
         maps[0],
@@ -168,6 +174,30 @@ def kernel_matrix(
                 if symmetric and not mirror:
                     target[columns, rows] = part.mT.to(target)
     return target
+
+
+def _announce(sets: list[Tensor], filters: Filters, architecture: Architecture, max_memory: int, method: str) -> None:
+    """Logs what a long run will take, before it begins."""
+    from convscope.rfm.cost import estimate  # which needs this module
+
+    positions = [
+        math.prod(size) ** (2 if architecture.pooling else 1) for size in architecture.sizes(*sets[0].shape[2:])
+    ]
+    if len(sets[0]) * len(sets[-1]) * sum(positions) < _WORTH_SAYING:
+        return
+    cost = estimate(
+        len(sets[0]),
+        len(sets[1]) if len(sets) == 2 else None,
+        architecture,
+        sets[0].shape[1] if filters.weight is None else len(filters.weight),
+        (sets[0].shape[2], sets[0].shape[3]),
+        sets[0].dtype,
+        metric=filters.weight is not None,
+        method=method,
+        device=sets[0].device,
+        max_memory=max_memory,
+    )
+    _log.log(logging.WARNING if cost.seconds > 60 else logging.INFO, "this kernel takes %s", cost)
 
 
 def is_fused(method: str, values: Tensor, work: float = math.inf) -> bool:

@@ -9,6 +9,8 @@ convolution sums over its patch.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -57,16 +59,33 @@ def kernel_block(left: Maps, right: Maps, architecture: Architecture) -> Tensor:
         architecture: without pooling.
     """
     theta = k = products(left, right, architecture)
+    activation = _compiled_activation(k.device) if k.is_cuda else _activation
     layers = zip(layer_norms(left.norms, architecture), layer_norms(right.norms, architecture), strict=True)
     for layer, (qx, qz) in enumerate(layers):
         if layer:
             theta = box_sum(theta.add_(k), architecture.deeper)
             k = box_sum(k, architecture.deeper)
-        _, _, kappa0, k = relu(k, qx.sqrt()[:, None] * qz.sqrt()[None])
-        theta = kappa0.mul_(theta)
+        k, theta = activation(k, theta, qx.sqrt()[:, None], qz.sqrt()[None])
     found = (k + theta if architecture.kind == "ntk" else k).mean((-2, -1))
     same = left.identity[:, None] == right.identity[None]
     return torch.where(same.to(found.device), self_kernel(left.norms, architecture)[:, None], found)
+
+
+def _activation(k: Tensor, theta: Tensor, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns r kappa1 and theta kappa0, given the roots of qx and qz."""
+    _, _, kappa0, after = relu(k, x * z)
+    return after, kappa0.mul_(theta)
+
+
+@cache
+def _compiled_activation(device: torch.device) -> Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Returns ``_activation`` as one pass over memory where PyTorch can compile for the device, else as it is."""
+    try:
+        found = torch.compile(_activation, dynamic=True)
+        found(*torch.ones(4, 2, 2, 2, 2, device=device))
+    except Exception:  # a compiler that is missing fails in ways of its own
+        return _activation
+    return found
 
 
 def bytes_of_pair(maps: Maps, architecture: Architecture) -> int:

@@ -9,7 +9,6 @@ from typing import Literal
 from convscope.rfm.architecture import Architecture
 
 SOLVERS = ("auto", "cholesky", "cg")
-DEEPEST = 1000  # convolutions
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,5 @@ class Settings:
         for name in ("threshold", "rank_tol"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)!r}")
-        if self.architecture.depth > DEEPEST:
-            raise ValueError(f"depth must be at most {DEEPEST:,}, got {self.architecture.depth:,}")
         if self.solver not in SOLVERS:
             raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}")
