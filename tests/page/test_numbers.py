@@ -37,6 +37,8 @@ def test_verdicts(value, spread, where):
     [
         ([Number(0.9, 0.2, (0.1, 0.5))], Scale(0, 2)),
         ([Number(0.97, 0.03)], Scale(0, 1)),
+        ([Number(0.3, 0.2)], Scale(0, 1)),
+        ([Number(0.3, 0.2, (0.0, 0.0))], Scale(-1, 1)),
         ([Number(-0.2)], Scale(-1, 1)),
         ([Number(4300.0, 310.0)], Scale(0, 5000)),
         ([Number(-30.0)], Scale(-50, 0)),

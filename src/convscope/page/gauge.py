@@ -57,9 +57,10 @@ def scale_of(numbers: Iterable[Number]) -> Scale:
         spread = 2 * n.spread if n.spread is not None and math.isfinite(n.spread) else 0.0
         reach += [x for x in (n.value, *(n.chance or ())) if math.isfinite(x)]
         if math.isfinite(n.value):
-            reach += (
-                [n.value - spread, n.value + spread] if n.value - spread > 0 or n.value <= 0 else [n.value + spread]
-            )
+            reach.append(n.value + spread)
+            # What is never negative keeps its scale from 0; a difference, which by chance would be 0, may be negative.
+            if n.value - spread > 0 or n.value <= 0 or n.chance == (0, 0):
+                reach.append(n.value - spread)
     reach = [x for x in reach if abs(x) <= _LARGEST]
     low, high = min(reach, default=0.0), max(reach, default=1.0)
     if low > 0 and high > 1000 * low:
