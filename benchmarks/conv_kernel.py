@@ -80,7 +80,7 @@ def eager(x: Tensor) -> Tensor:
 
 
 def least(candidates: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Least CPU seconds of each candidate, taken in turns, after one run that does not count; the eager one runs once."""
+    """Least CPU seconds of each candidate, taken in turns, after one run that does not count; eager runs once."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for k in range(repeats + 1):
         for name, run in candidates.items():

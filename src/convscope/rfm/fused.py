@@ -95,16 +95,18 @@ class Plan:
         )
 
     def bytes_of_image(self, m: int) -> int:
-        """Returns the bytes of ``Flat`` for each image of m maps."""
-        return self.mean.itemsize * (m * (self.rows * self.width + VECTOR) + 2 * int(self.sizes.sum()))
+        """Returns the bytes that making and holding ``Flat`` takes for each image of m maps."""
+        return self.mean.itemsize * (m * (self.rows * self.width + VECTOR) + 4 * int(self.sizes.sum()))
 
     def flat(self, maps: Maps) -> Flat:
         """Returns maps on the CPU in the compiled loops' form."""
-        roots = _flat([q.sqrt() for q in layer_norms(maps.norms, self.architecture)], self.inner)
+        roots = _flat(layer_norms(maps.norms, self.architecture), self.inner).sqrt_()
+        inverses = roots.reciprocal()
+        inverses[roots == 0] = 0
         return Flat(
             values=_flat([maps.values], self.width).numpy(),
             roots=roots.numpy(),
-            inverses=torch.where(roots > 0, 1 / roots, 0).numpy(),
+            inverses=inverses.numpy(),
             own=self_kernel(maps.norms, self.architecture).numpy(),
             identity=maps.identity.numpy(),
         )
