@@ -40,7 +40,7 @@ def home(tmp_path_factory):
             place = folder / split / task.classes[label]
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(place / f"{i}.png")
-    (folder / "mine.py").write_text(
+    (folder / "rfm_images.py").write_text(
         "import torch\nimages = torch.rand(3000, 1, 5, 5, generator=torch.Generator().manual_seed(0))\n"
         "def batches():\n    return ((images[i : i + 100], torch.arange(100) % 2) for i in range(0, 3000, 100))\n"
     )
@@ -130,7 +130,7 @@ def test_without_a_limit_so_many_are_taken_as_the_default_says(go, monkeypatch):
     monkeypatch.setattr(command, "LIMIT", 32)
     go("train.npz", *SMALL)
     assert read_report(go.out.with_suffix(".json")).results[0].facts["images"] == 32
-    go("mine:batches", "--iterations", 0, *SMALL[:4], "-q")
+    go("rfm_images:batches", "--iterations", 0, *SMALL[:4], "-q")
     report = read_report(go.out.with_suffix(".json"))
     assert report.results[0].facts["images"] == 32
     assert "32 of 3000 images, chosen at random" in report.coverage.notes

@@ -48,7 +48,8 @@ def ran(name, data, cache=None):
 
 def test_registry_knows_the_experiments():
     mine = [experiment for key, experiment in experiments().items() if key.startswith("beaglehole2023/")]
-    assert [experiment.name for experiment in mine] == ["limit", "pretrained", "trajectory", "myrtle"]
+    machines = [f"convrfm-{name}" for name in ("local", "noisy", "fashion", "cifar10")]
+    assert [experiment.name for experiment in mine] == ["limit", "pretrained", "trajectory", "myrtle", *machines]
     assert all(set(experiment.costs) == set(SCALES) for experiment in mine)
 
 
