@@ -12,8 +12,8 @@ from torch import nn
 from convscope.core.batches import Batch
 from convscope.core.geometry import ConvGeometry
 from convscope.core.moments import PatchMomentsAccumulator, patch_moments
+from convscope.core.similarity import pearson
 from convscope.firstlayer.baselines import fitted_null, random_profiles
-from convscope.firstlayer.components import pearson
 from convscope.firstlayer.fit import GRID, best_tau, fit_energy_profile
 from convscope.firstlayer.linear_cnn import linear_cnn_change
 from convscope.firstlayer.prediction import PEAK, predict_energy_profile

@@ -8,6 +8,7 @@ from torch import nn
 
 from convscope.core.errors import ConvscopeError
 from convscope.core.moments import patch_moments
+from convscope.core.similarity import pearson
 from convscope.firstlayer.baselines import (
     baseline_curves,
     baseline_scores,
@@ -15,7 +16,7 @@ from convscope.firstlayer.baselines import (
     permuted_profiles,
     random_profiles,
 )
-from convscope.firstlayer.components import degenerate_groups, group_energy, kept, pearson
+from convscope.firstlayer.components import degenerate_groups, group_energy, kept
 from convscope.firstlayer.fit import fit_energy_profile
 from convscope.firstlayer.heldout import held_out_components, scale_patches, score_patch_scaling
 from convscope.firstlayer.prediction import predict_energy_profile, predict_from_matrix

@@ -12,7 +12,7 @@ from torch import nn
 
 from convscope.core.errors import ConvscopeError
 from convscope.core.moments import patch_moments
-from convscope.firstlayer.components import pearson
+from convscope.core.similarity import pearson
 from convscope.firstlayer.labels import (
     average_patch_ratio,
     f_ratio,

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.profiles import predicted_loops
 
-from convscope.firstlayer.components import pearson
+from convscope.core.similarity import pearson
 from convscope.firstlayer.linear_cnn import linear_cnn_change
 from convscope.firstlayer.prediction import (
     PEAK,

@@ -48,7 +48,7 @@ def test_the_authors_notebook_is_reproduced_on_digits():
     d = reference()
     clf = ConvRFMClassifier.official("notebook", n_iters=2).fit(d["X"], d["y"])
     truth = np.eye(10)[d["y_test200"]]
-    found = [scores.numpy() for scores in clf._staged_scores(d["X_test200"])]
+    found = [scores.numpy() for scores in clf.staged_outputs(d["X_test200"])]
     accuracies = [(scores.argmax(1) == d["y_test200"]).mean() for scores in found]
     errors = [((scores - truth) ** 2).sum(1).mean() for scores in found]
     assert accuracies == pytest.approx([0.965, 0.97, 0.97], abs=1e-9)

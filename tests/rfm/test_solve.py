@@ -162,24 +162,6 @@ def test_the_best_ridge_has_the_smallest_weighted_squared_error():
     assert torch.allclose(found.errors, errors, rtol=1e-12)
     assert found.ridge == ridges[int(errors.argmin())]
     assert torch.equal(found.predictions, predictions[int(errors.argmin())])
-    assert found.accuracies.isnan().all()
-
-
-def test_the_best_ridge_by_accuracy_breaks_ties_by_squared_error():
-    g = torch.Generator().manual_seed(3)
-    labels = torch.randint(0, 3, (60,), generator=g)
-    x = torch.nn.functional.one_hot(labels, 3) + torch.randn(60, 3, generator=g, dtype=torch.float64)
-    kernel = torch.exp(-torch.cdist(x, x).square())
-    targets = torch.nn.functional.one_hot(labels, 3).double()
-    ridges = [10.0**p for p in range(-3, 3)]
-    found = best_ridge(kernel, targets, ridges, score="accuracy")
-    share = (leave_one_out(kernel, targets, ridges).argmax(2) == labels).double().mean(1)
-    assert torch.allclose(found.accuracies, share)
-    tied = [i for i in range(6) if share[i] == share.max()]
-    assert found.ridge == ridges[min(tied, key=lambda i: float(found.errors[i]))]
-    assert found.ridge != best_ridge(kernel, targets, ridges).ridge
-    doubled = torch.cat([torch.tensor(ridges)[[tied[0]]], torch.tensor(ridges)[[tied[0]]]]).tolist()
-    assert best_ridge(kernel, targets, doubled, score="accuracy").ridge == doubled[0]
 
 
 def test_ridges_too_small_for_the_kernel_are_passed_over():
@@ -322,10 +304,6 @@ def test_further_bad_arguments_of_conjugate_gradients_and_the_choice():
     for start in (torch.ones(4), torch.full((4, 1), torch.nan)):
         with pytest.raises(ValueError, match="start must be finite"):
             conjugate_gradient(kernel, targets, 1.0, start=start)
-    with pytest.raises(ValueError, match="score must be"):
-        best_ridge(kernel, targets, [1.0], score="r2")
-    with pytest.raises(ValueError, match="at least 2, got 1"):
-        best_ridge(kernel, targets, [1.0], score="accuracy")
     with pytest.raises(ValueError, match="at least one ridge"):
         best_ridge(kernel, targets, [])
 

@@ -29,11 +29,9 @@ from convscope.ansatz.forms import (
     stack_of,
     turned_agops,
 )
+from convscope.core.similarity import FLAT
 
 Kind = Literal["pearson", "cosine"]
-
-# A matrix whose entries deviate from their mean by less than this share of their size is constant up to rounding.
-FLAT = 1e-12
 
 
 class Comparison:

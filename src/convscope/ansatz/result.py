@@ -20,6 +20,8 @@ from convscope.core.results import (
     finite,
     number_from_json,
     number_to_json,
+    numbers_from_json,
+    numbers_to_json,
     register,
 )
 
@@ -167,11 +169,11 @@ class AnsatzResult:
                     "shape": list(row.shape),
                     "stride": list(row.stride),
                     "groups": row.groups,
-                    "numbers": {key: number_to_json(n) for key, n in row.numbers.items()},
+                    "numbers": numbers_to_json(row.numbers),
                 }
                 for row in self.rows
             ],
-            "numbers": {key: number_to_json(n) for key, n in self.numbers.items()},
+            "numbers": numbers_to_json(self.numbers),
             "facts": {k: finite(v) if isinstance(v, float) else v for k, v in self.facts.items()},
             "pictures": {
                 layer: {name: rounded_lists(getattr(p, name)) for name in _ARRAYS}
@@ -242,11 +244,11 @@ def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
                 tuple(int(n) for n in row["shape"]),
                 tuple(int(n) for n in row["stride"]),
                 int(row["groups"]),
-                _numbers(row["numbers"]),
+                numbers_from_json(row["numbers"]),
             )
             for row in data["rows"]
         ),
-        "numbers": _numbers(data["numbers"]),
+        "numbers": numbers_from_json(data["numbers"]),
         "facts": {text_of(k): fact_of(v) for k, v in data["facts"].items()},
         "pictures": {
             text_of(layer): LayerPictures(
@@ -263,7 +265,3 @@ def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
         "class_patches": array_of(patches, 4) if patches else np.empty((0, 1, 1, 1)),
         "skipped": tuple(Skip(text_of(what), text_of(reason)) for what, reason in data["skipped"]),
     }
-
-
-def _numbers(data: Mapping[str, Any]) -> dict[str, Number]:
-    return {text_of(key): number_from_json(number) for key, number in data.items()}

@@ -213,11 +213,12 @@ def _read(spec: str, reading: Reading, *, progress: bool, like: _Read | None = N
     from convscope.core.kept import Kept
     from convscope.core.streams import Images
     from convscope.inputs.images import open_images
+    from convscope.inputs.stores import StoredSource
 
     suggested = None if like is None else (like.images.shape[2], like.images.shape[3])
     source = open_images(spec, limit=reading.limit, size=reading.size, suggested=suggested)
-    if reading.limit is None and source.sharded and (source.n or 0) > LIMIT:
-        source = open_images(spec, limit=LIMIT, size=reading.size, suggested=suggested)
+    if reading.limit is None and isinstance(source, StoredSource) and (source.n or 0) > LIMIT:
+        source = StoredSource(source.store, limit=LIMIT, size=reading.size, suggested=suggested)
     p = open_pass(source, reading, progress=progress)
     pilot = p.pilot.images
     n = reading.limit or min(source.n or LIMIT, LIMIT)

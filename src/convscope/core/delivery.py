@@ -261,8 +261,8 @@ class Delivery:
         return max((k + 1 for k, name in enumerate(self._order[network]) if name in wanted), default=None)
 
     def _layout(self, network: Network) -> torch.memory_format:
-        # On the CPU, passes and products of gradients take up to half less time with the channels last; but networks
-        # that use view() may refuse it.
+        # On the CPU, passes and products of gradients are faster with the channels last; but networks that use view()
+        # may refuse it.
         if network not in self._layouts:
             self._layouts[network] = torch.contiguous_format
             if device_and_dtype(network.module) == (torch.device("cpu"), torch.float32):

@@ -229,6 +229,16 @@ def number_from_json(data: Mapping[str, Any]) -> Number:
     return Number(_or_nan(data["value"]), spread, low_high, *texts)
 
 
+def numbers_to_json(numbers: Mapping[str, Number]) -> dict[str, Any]:
+    """Returns Numbers by name as plain JSON values."""
+    return {name: number_to_json(number) for name, number in numbers.items()}
+
+
+def numbers_from_json(data: Mapping[str, Any]) -> dict[str, Number]:
+    """Returns the Numbers that ``numbers_to_json`` described; errors as ``number_from_json``."""
+    return {str(name): number_from_json(number) for name, number in data.items()}
+
+
 def finite(x: float | None) -> float | None:
     """Returns ``x`` as JSON can hold it: None where it is None, NaN or infinite."""
     return float(x) if x is not None and math.isfinite(x) else None

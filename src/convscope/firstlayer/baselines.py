@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convscope.firstlayer.components import kept, pearson, standardised, variances
+from convscope.core.similarity import pearson, standardised
+from convscope.firstlayer.components import kept, variances
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from convscope.core.accumulate import jackknife
 from convscope.core.errors import ConvscopeError
 from convscope.core.moment_values import PatchMoments
 from convscope.core.results import Number
+from convscope.core.similarity import pearson
 from convscope.firstlayer.baselines import random_profiles
-from convscope.firstlayer.components import pearson
 from convscope.firstlayer.consistency import consistency_matrix
 from convscope.firstlayer.fit import ProfileFit, fit_energy_profile
 from convscope.firstlayer.heldout import held_out_components

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from convscope.core.errors import ConvscopeError
-from convscope.firstlayer.components import degenerate_groups, group_energy, kept, pearson, variances
+from convscope.core.similarity import pearson
+from convscope.firstlayer.components import degenerate_groups, group_energy, kept, variances
 from convscope.firstlayer.profile import EnergyProfile
 
 #: Name of the row that shows what the images alone give.

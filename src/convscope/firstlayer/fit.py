@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from convscope.core.errors import ConvscopeError
+from convscope.core.similarity import pearson, standardised
 from convscope.firstlayer.baselines import (
     Null,
     baseline_scores,
@@ -26,8 +27,6 @@ from convscope.firstlayer.components import (
     degenerate_groups,
     group_energy,
     kept,
-    pearson,
-    standardised,
     variances,
 )
 from convscope.firstlayer.prediction import (

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convscope.core.errors import ConvscopeError
-from convscope.firstlayer.components import Covariance, covariance_of, kept, modes, pearson, variances
+from convscope.core.similarity import pearson
+from convscope.firstlayer.components import Covariance, covariance_of, kept, modes, variances
 from convscope.firstlayer.prediction import growth
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from convscope.core.results import (
     conv_shape,
     finite,
     finite_list,
-    number_from_json,
-    number_to_json,
+    numbers_from_json,
+    numbers_to_json,
     register,
 )
 
@@ -77,7 +77,7 @@ class PatchResult(ABC):
         return {
             "kind": self.kind,
             "layer": self.layer,
-            "numbers": {key: number_to_json(number) for key, number in self.numbers.items()},
+            "numbers": numbers_to_json(self.numbers),
             "curves": {name: finite_list(curve.tolist()) for name, curve in self.curves.items()},
             "facts": {k: finite(v) if isinstance(v, float) else v for k, v in self.facts.items()},
             "patches": rounded_lists(self.patches),
@@ -100,7 +100,7 @@ class PatchResult(ABC):
     def _fields(cls, data: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "layer": text_of(data["layer"]),
-            "numbers": {text_of(key): number_from_json(number) for key, number in data["numbers"].items()},
+            "numbers": numbers_from_json(data["numbers"]),
             "curves": {text_of(name): array_of(curve, 1) for name, curve in data["curves"].items()},
             "facts": {text_of(k): fact_of(v) for k, v in data["facts"].items()},
             "patches": array_of(data["patches"], 4),

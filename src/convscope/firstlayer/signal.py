@@ -12,7 +12,7 @@ from torch import Tensor
 
 from convscope.core.accumulate import Sums
 from convscope.core.errors import ConvscopeError
-from convscope.firstlayer.components import pearson, standardised
+from convscope.core.similarity import pearson, standardised
 
 if TYPE_CHECKING:
     from convscope.core.batches import Batch

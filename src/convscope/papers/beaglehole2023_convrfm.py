@@ -144,7 +144,7 @@ def _machines(case: Case, draw: Draw, seed: int, setup: Setup) -> Found:
 def _curve(machine: ConvRFMClassifier, test: LabelledImages) -> list[dict[str, Any]]:
     lines = []
     targets = torch.from_numpy((test.labels.numpy()[:, None] == machine.classes_).astype(np.float64))
-    scores = machine._staged_scores(test.images.numpy())
+    scores = machine.staged_outputs(test.images.numpy())
     for known, outputs in zip(machine.history_, scores, strict=True):
         named = torch.from_numpy(machine.classes_)[outputs.argmax(1)]
         lines.append({
@@ -166,7 +166,7 @@ def _layer_lines(machine: DeepConvRFMClassifier) -> list[dict[str, Any]]:
         {
             "layer": layer,
             "iteration": known["iteration"],
-            "selected": (layer, known["iteration"]) == machine._best(),
+            "selected": layer == machine.best_layer_ and known["iteration"] == part.best_iteration_,
             "accuracy on held-out training images": known["selection_score"],
             "its standard error": known["selection_error"],
             "rank": known["rank"],

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from convscope.core.results import Number
-from convscope.firstlayer.components import pearson
+from convscope.core.similarity import pearson
 from convscope.firstlayer.fit import ProfileFit, fit_energy_profile
 from convscope.firstlayer.heldout import held_out_components
 from convscope.firstlayer.profile import EnergyProfile, energy_profile

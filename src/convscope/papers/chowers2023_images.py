@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from convscope.core.results import Number
-from convscope.firstlayer.components import pearson
+from convscope.core.similarity import pearson
 from convscope.firstlayer.fit import fit_energy_profile
 from convscope.firstlayer.labels import patch_energies
 from convscope.firstlayer.whitening import autocorrelation, raw_pixels_gram, whitening_curves

@@ -245,8 +245,8 @@ class Learner(BaseEstimator):  # type: ignore[misc]
     def _scores(self, X: ArrayLike) -> Tensor:
         return self._outputs(self._received(X), *self._best())
 
-    def _staged_scores(self, X: ArrayLike) -> Iterator[Tensor]:
-        """Gives the outputs at each layer and iteration."""
+    def staged_outputs(self, X: ArrayLike) -> Iterator[Tensor]:
+        """Gives the outputs, float64 [m, o], of each iteration, from 0 (the fixed kernel), of each layer."""
         images = self._received(X)
         for layer, part in enumerate(self._parts()):
             for iteration in range(len(part.stages_)):
@@ -307,7 +307,7 @@ class Classifies(ClassifierMixin, Learner):  # type: ignore[misc]
 
     def staged_predict(self, X: ArrayLike) -> Iterator[NDArray]:
         """Gives the predictions [m] of each iteration, from 0 (the fixed kernel), of each layer."""
-        return map(self._named, self._staged_scores(X))
+        return map(self._named, self.staged_outputs(X))
 
     def predict_proba(self, X: ArrayLike) -> NDArray:
         """Returns the probability of each class, [m, classes].

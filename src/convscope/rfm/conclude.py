@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convscope.core.results import Number, Skip
+from convscope.core.similarity import pearson
 from convscope.rfm.architecture import Architecture
 from convscope.rfm.result import FeatureLayer, MetricPictures, RfmResult
 from convscope.rfm.shown import leading, pictures_of, views_of
@@ -166,7 +167,7 @@ def _majority(labels: NDArray) -> tuple[float, float]:
 
 
 def _against(number: Number, permuted: Mapping[str, Any]) -> Number:
-    """Returns a number with the central 95 % of what permuted labels gave as its chance."""
+    """Returns a number with what labels permuted once gave, 1.96 standard errors each way, as its chance."""
     value, error = _value(permuted, "selection_score"), _value(permuted, "selection_error")
     chance = (value - 1.96 * error, value + 1.96 * error)
     return Number(number.value, number.spread, chance, number.definition, PERMUTED)
@@ -212,10 +213,7 @@ def alignment(a: Tensor, b: Tensor) -> float:
         a: [d, d].
         b: [d, d].
     """
-    x, y = (m.detach().cpu().double().flatten() for m in (a, b))
-    x, y = x - x.mean(), y - y.mean()
-    scale = float(x.norm() * y.norm())
-    return float(x @ y) / scale if scale > 0 else math.nan
+    return float(pearson(a.detach().cpu().flatten(), b.detach().cpu().flatten()))
 
 
 def _cnn_pictures(cnn: Beside, shape: tuple[int, int, int]) -> dict[str, MetricPictures]:

@@ -26,7 +26,7 @@ DEFINITIONS = {
         "ours",
         "By cross-validation, or on one held-out part of many images. It chooses the iteration and the layer; the best "
         "of several, that of the chosen one is a little too high. Chance: always the most frequent class, or the "
-        "same on permuted labels, where that was computed (central 95 %).",
+        "same on labels permuted once, where that was computed, and 1.96 of its standard errors each way.",
     ),
     "gain_selection": Definition(
         "gain of feature learning on held-out images, in percentage points",

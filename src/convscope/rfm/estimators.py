@@ -191,7 +191,7 @@ class ConvRFMRegressor(RegressorMixin, ConvRFM):  # type: ignore[misc]
 
     def staged_predict(self, X: ArrayLike) -> Iterator[NDArray]:
         """Gives the predictions of each iteration, from 0 (the fixed kernel)."""
-        return map(self._shaped, self._staged_scores(X))
+        return map(self._shaped, self.staged_outputs(X))
 
     def _shaped(self, scores: Tensor) -> NDArray:
         return scores.numpy().reshape(len(scores), *self.target_shape_)

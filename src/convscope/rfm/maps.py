@@ -23,11 +23,9 @@ class Filters:
 
     Attributes:
         weight: float64 [m, c * q * q], of decreasing norm, orthogonal to each other; None for the identity.
-        kept: share of the metric's trace that the filters hold; below 1 where it was cut to a lower rank.
     """
 
     weight: Tensor | None = None
-    kept: float = 1.0
 
     @classmethod
     def of(cls, metric_root: Tensor | None, tolerance: float = 0.0) -> Filters:
@@ -52,7 +50,7 @@ class Filters:
         floor = torch.finfo(torch.float64).eps * max(root.shape)  # of the largest value: what is below is rounding
         rank = max(int(((1 - share.cumsum(0)) > tolerance).sum()) + 1 if tolerance else len(values), 1)
         rank = min(rank, int((values > floor * values[0]).sum()))
-        return cls(values[:rank, None] * vectors[:rank], float(share[:rank].sum()))
+        return cls(values[:rank, None] * vectors[:rank])
 
     def check(self, channels: int, patch_size: int) -> None:
         """Checks that the filters fit patches.

@@ -17,8 +17,8 @@ from convscope.core.results import (
     Number,
     Skip,
     finite,
-    number_from_json,
-    number_to_json,
+    numbers_from_json,
+    numbers_to_json,
     register,
 )
 
@@ -188,15 +188,15 @@ class RfmResult:
             "stack": [
                 {
                     "shape": list(layer.shape),
-                    "iterations": [_plain(numbers) for numbers in layer.iterations],
+                    "iterations": [numbers_to_json(numbers) for numbers in layer.iterations],
                     "best": layer.best,
-                    "numbers": _plain(layer.numbers),
+                    "numbers": numbers_to_json(layer.numbers),
                     "pictures": None if layer.pictures is None else _plain_pictures(layer.pictures),
                 }
                 for layer in self.stack
             ],
             "chosen": self.chosen,
-            "numbers": _plain(self.numbers),
+            "numbers": numbers_to_json(self.numbers),
             "facts": {k: finite(v) if isinstance(v, float) else v for k, v in self.facts.items()},
             "cnn": {name: _plain_pictures(shown) for name, shown in self.cnn.items()},
             "views": {
@@ -234,10 +234,6 @@ class RfmResult:
         self.findings()  # finds the numbers and facts that sentences need, or fails
 
 
-def _plain(numbers: Mapping[str, Number]) -> dict[str, Any]:
-    return {key: number_to_json(number) for key, number in numbers.items()}
-
-
 def _plain_pictures(shown: MetricPictures) -> dict[str, Any]:
     return {
         "matrix": rounded_lists(shown.matrix),
@@ -254,7 +250,7 @@ def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "stack": tuple(_layer(layer) for layer in data["stack"]),
         "chosen": int(data["chosen"]),
-        "numbers": _numbers(data["numbers"]),
+        "numbers": numbers_from_json(data["numbers"]),
         "facts": {text_of(k): fact_of(v) for k, v in data["facts"].items()},
         "cnn": {text_of(name): _pictures(shown) for name, shown in data["cnn"].items()},
         "views": bytes_from_png(text_of(views["png"]), (m, h, w, c)),
@@ -267,9 +263,9 @@ def _layer(data: Mapping[str, Any]) -> FeatureLayer:
     c, q, r = (int(side) for side in data["shape"])
     return FeatureLayer(
         (c, q, r),
-        tuple(_numbers(numbers) for numbers in data["iterations"]),
+        tuple(numbers_from_json(numbers) for numbers in data["iterations"]),
         int(data["best"]),
-        _numbers(data["numbers"]),
+        numbers_from_json(data["numbers"]),
         None if data["pictures"] is None else _pictures(data["pictures"]),
     )
 
@@ -282,7 +278,3 @@ def _pictures(data: Mapping[str, Any]) -> MetricPictures:
         tuple(float(share) for share in data["shares"]),
         tuple(int(n) for n in data["channels"]),
     )
-
-
-def _numbers(data: Mapping[str, Any]) -> dict[str, Number]:
-    return {text_of(key): number_from_json(number) for key, number in data.items()}

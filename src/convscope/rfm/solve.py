@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +15,6 @@ from torch import Tensor
 from convscope.core.errors import ConvscopeError
 from convscope.rfm.conjugate import descend
 from convscope.rfm.rows import Kernel, Rows, check_ridge, indefinite
-from convscope.rfm.selection import accuracy
 
 RIDGES = tuple(10.0**power for power in range(-8, 2))  # relative to the largest entry of the kernel
 
@@ -109,14 +107,11 @@ class Choice:
         predictions: float64 [n, o], what a machine with that ridge, trained without an image, predicts for it.
         errors: float64 [ridges], mean over images of the squared error summed over outputs, weighted; NaN for a ridge
             with which the system is not positive definite.
-        accuracies: float64 [ridges], weighted share of images whose largest output is the right one; NaN likewise, and
-            everywhere when the choice is not by accuracy.
     """
 
     ridge: float
     predictions: Tensor
     errors: Tensor
-    accuracies: Tensor
 
 
 def best_ridge(
@@ -124,20 +119,17 @@ def best_ridge(
     targets: Tensor | np.ndarray,
     ridges: Sequence[float],
     weights: Tensor | np.ndarray | None = None,
-    score: Literal["squared error", "accuracy"] = "squared error",
 ) -> Choice:
     """Returns the ridge with the best leave-one-out predictions.
 
     Args:
         kernel: [n, n], symmetric, any floating precision; a tensor, or an array that may be memory-mapped.
-        targets: [n, o], one column for each output; with "accuracy", 1 in the column of the image's class and less in
-            the others.
+        targets: [n, o], one column for each output.
         ridges: not negative, in the kernel's own unit.
         weights: [n], positive, of each image's squared error; None for 1.
-        score: "accuracy" prefers the smaller squared error among equals.
 
     Raises:
-        ValueError: when sizes do not fit, a number is not finite or out of range, or the score has no such name.
+        ValueError: when sizes do not fit, or a number is not finite or out of range.
         ConvscopeError: when the system is not positive definite with any of the ridges.
 
     Example:
@@ -145,29 +137,19 @@ def best_ridge(
         >>> best_ridge(kernel, y, [1e-3, 1.0, 10.0]).ridge
         0.001
     """
-    if score not in {"squared error", "accuracy"}:
-        raise ValueError(f'score must be "squared error" or "accuracy", got {score!r}')
     if not len(ridges):
         raise ValueError("ridges must hold at least one ridge")
     spectrum = _Spectrum(kernel, targets, weights)
     y, w = spectrum.targets, spectrum.weights
-    if score == "accuracy" and y.shape[1] < 2:
-        raise ValueError("accuracy needs one column of targets for each class, at least 2, got 1")
-    errors, accuracies = torch.full((2, len(ridges)), torch.nan, dtype=torch.float64)
-    ranks = {}
+    errors = torch.full((len(ridges),), torch.nan, dtype=torch.float64)
     for i, ridge in enumerate(ridges):
         check_ridge(ridge)
-        if not spectrum.positive(ridge):
-            continue
-        predictions = spectrum.left_out(ridge)
-        errors[i] = (w * (predictions - y).square().sum(1)).sum() / w.sum()
-        if score == "accuracy":
-            accuracies[i] = accuracy(predictions, y.argmax(1), w).mean
-        ranks[i] = (float(accuracies[i]) if score == "accuracy" else 0.0, -float(errors[i]))
-    if not ranks:
+        if spectrum.positive(ridge):
+            errors[i] = (w * (spectrum.left_out(ridge) - y).square().sum(1)).sum() / w.sum()
+    if errors.isnan().all():
         raise ConvscopeError(spectrum.why(max(ridges)))
-    best = ridges[max(ranks, key=ranks.__getitem__)]
-    return Choice(best, spectrum.left_out(best), errors, accuracies)
+    best = ridges[int(errors.nan_to_num(nan=torch.inf).argmin())]
+    return Choice(best, spectrum.left_out(best), errors)
 
 
 class _Spectrum:
