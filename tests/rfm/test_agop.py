@@ -11,7 +11,7 @@ from convscope.core.errors import ConvscopeError
 from convscope.rfm import kernels
 from convscope.rfm.agop import _blocks, conv_kernel_agop, predictor_agop, sketched
 from convscope.rfm.architecture import Architecture
-from convscope.rfm.maps import Filters, identities, maps_of
+from convscope.rfm.maps import Filtered, Filters, identities
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "data" / "convrfm_reference_digits500.npz"
 PATHS = ["plain", pytest.param("fused", marks=pytest.mark.skipif(not kernels.AVAILABLE, reason="needs Numba"))]
@@ -123,9 +123,9 @@ def test_blocks_of_any_size_give_the_same(method: str) -> None:
     X, alpha, Z = images(40, 2, 7, 6, 5), images(40, 7, 1, 1, 6)[..., 0, 0], images(9, 2, 7, 6, 7)
     options = {"depth": 2, "patch_size": 3}
     whole = conv_kernel_agop(X, alpha, Z, method=method, **options)
-    maps = maps_of(X, Filters(), Architecture(2, 3))
+    one = Filtered(X[:1], Filters(), Architecture(2, 3), torch.arange(1)).maps()
     for memory in (300_000, 100_000, 30_000):
-        n, s, o = _blocks(maps, 9, 7, 18, 22, memory)
+        n, s, o = _blocks(one, 40, 9, 7, 18, 22, memory)
         assert n < 40 or s < 9
         assert distance(conv_kernel_agop(X, alpha, Z, max_memory=memory, method=method, **options), whole) < 1e-12
     assert o < 7
@@ -161,14 +161,31 @@ def test_scales_with_the_square_of_the_predictor() -> None:
     assert distance(conv_kernel_agop(X, 3 * alpha, Z, **options), 9 * conv_kernel_agop(X, alpha, Z, **options)) < 1e-12
 
 
-def test_maps_made_beforehand_give_the_same_as_images() -> None:
+@pytest.mark.parametrize("method", PATHS)
+def test_maps_are_made_anew_where_memory_does_not_hold_them(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, alpha, Z = images(40, 2, 7, 6, 5), images(40, 3, 1, 1, 6)[..., 0, 0], images(9, 2, 7, 6, 7)
+    options = {"depth": 2, "patch_size": 3, "metric_root": images(1, 1, 18, 18, 10)[0, 0], "method": method}
+    whole = conv_kernel_agop(X, alpha, Z, **options)
+    made, maps = [], Filtered.maps
+    monkeypatch.setattr(Filtered, "maps", lambda seen: made.append(len(seen)) or maps(seen))
+    found = conv_kernel_agop(X, alpha, Z, max_memory=200_000, **options)
+    assert max(made) == 200_000 // 4 // (8 * 19 * 20)
+    assert distance(found, whole) < 1e-12
+    # Gradients at many images are summed in one pass over the training images, so that few maps are made twice.
+    assert sum(made) < 3 * 40
+
+
+def test_features_are_what_the_kernel_sees() -> None:
     X, alpha, Z = machine()
     architecture, filters = Architecture(2, 3), Filters.of(images(1, 1, 5, 18, 10)[0, 0])
+
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, x], 1)[:, :2] * 2
+
     of_x, of_z = identities(X, Z)
-    maps = maps_of(X, filters, architecture, of_x), maps_of(Z, filters, architecture, of_z)
-    found = predictor_agop(maps[0], alpha, maps[1], filters, architecture)
-    expected = conv_kernel_agop(X, alpha, Z, depth=2, patch_size=3, metric_root=filters.weight)
-    assert distance(found, expected) < 1e-12
+    seen = Filtered(X, filters, architecture, of_x, twice), Filtered(Z, filters, architecture, of_z, twice)
+    expected = conv_kernel_agop(twice(X), alpha, twice(Z), depth=2, patch_size=3, metric_root=filters.weight)
+    assert distance(predictor_agop(seen[0], alpha, seen[1]), expected) < 1e-12
 
 
 def test_returns_the_kind_of_array_it_got() -> None:
@@ -220,7 +237,7 @@ def test_says_what_is_wrong(change: dict, message: str) -> None:
 
 def test_says_that_memory_is_too_small() -> None:
     X, alpha, Z = machine()
-    with pytest.raises(ConvscopeError, match=r"one pair of images takes .* max_memory leaves 100"):
+    with pytest.raises(ConvscopeError, match=r"one pair of images takes .* max_memory leaves 0"):
         conv_kernel_agop(X, alpha, Z, depth=2, patch_size=3, max_memory=100)
 
 
@@ -232,9 +249,9 @@ def test_says_what_an_array_is() -> None:
 
 def test_refuses_a_network_that_pools() -> None:
     architecture = Architecture(2, 3, pooling=True)
-    maps = maps_of(images(2, 1, 7, 7, 12), Filters(), architecture)
+    seen = Filtered(images(2, 1, 7, 7, 12), Filters(), architecture, torch.arange(2))
     with pytest.raises(ValueError, match="without pooling"):
-        predictor_agop(maps, torch.ones(2), maps, Filters(), architecture)
+        predictor_agop(seen, torch.ones(2), seen)
 
 
 def test_says_that_numba_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,11 +86,10 @@ def test_each_parameter_of_the_layers_changes_predictions(name, value):
 
 def test_stride_is_taken_once():
     deep = fitted(side=12, stride=2, selection=None)
-    assert deep._features(torch.from_numpy(deep.X_fit_), 1).shape[-1] == 5
+    assert deep._features(1)(torch.from_numpy(deep.X_fit_)).shape[-1] == 5
     assert deep._settings_of(1).architecture.stride == 1
-    assert (
-        fitted(padding="same", side=4, channels="first")._features(torch.zeros(1, 1, 4, 4).double(), 1).shape[-1] == 4
-    )
+    padded = fitted(padding="same", side=4, channels="first")
+    assert padded._features(1)(torch.zeros(1, 1, 4, 4).double()).shape[-1] == 4
 
 
 def test_copies_and_files_predict_the_same(tmp_path):

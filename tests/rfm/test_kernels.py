@@ -13,7 +13,7 @@ from convscope.rfm.architecture import Architecture
 from convscope.rfm.cost import estimate
 from convscope.rfm.jit import AVAILABLE
 from convscope.rfm.kernels import conv_kernel, kernel_matrix
-from convscope.rfm.maps import Filters, maps_of
+from convscope.rfm.maps import Filtered, Filters
 
 REFERENCE = Path(__file__).parents[3] / "shared/data/convrfm_reference_digits500.npz"
 PATHS = ["plain", pytest.param("fused", marks=pytest.mark.skipif(not AVAILABLE, reason="numba cannot be imported"))]
@@ -21,6 +21,10 @@ PATHS = ["plain", pytest.param("fused", marks=pytest.mark.skipif(not AVAILABLE, 
 
 def images(n, c=2, h=8, w=7, seed=0, dtype=np.float64):
     return np.random.default_rng(seed).normal(size=(n, c, h, w)).astype(dtype)
+
+
+def filtered(x, architecture):
+    return Filtered(torch.from_numpy(x), Filters(), architecture, torch.arange(len(x)))
 
 
 def root_of(m, d, seed=1):
@@ -172,22 +176,19 @@ def test_blocks_make_the_same_matrix(method, monkeypatch):
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_memory_mapped_output_is_filled_in_its_own_precision(method, symmetric, tmp_path, monkeypatch):
     monkeypatch.setattr(kernels, "_LARGEST", 8)
-    architecture = Architecture(2, 3)
-    maps = maps_of(torch.from_numpy(images(20)), Filters(), architecture)
+    seen = filtered(images(20), Architecture(2, 3))
     out = np.lib.format.open_memmap(tmp_path / "k.npy", "w+", np.float32, (20, 20))
-    right = None if symmetric else maps[torch.arange(19, -1, -1)]
-    found = kernel_matrix(maps, right, architecture, method=method, out=out)
+    right = None if symmetric else seen[torch.arange(19, -1, -1)]
+    found = kernel_matrix(seen, right, method=method, out=out)
     assert found.dtype == torch.float32
     out.flush()
-    expected = kernel_matrix(maps, right, architecture, method="plain").float().numpy()
+    expected = kernel_matrix(seen, right, method="plain").float().numpy()
     np.testing.assert_allclose(np.load(tmp_path / "k.npy"), expected, rtol=1e-6)
 
 
 def test_output_of_wrong_shape_is_refused():
-    architecture = Architecture(1, 3)
-    maps = maps_of(torch.from_numpy(images(4)), Filters(), architecture)
     with pytest.raises(ValueError, match=r"out must have shape \[4, 4\]"):
-        kernel_matrix(maps, None, architecture, out=torch.empty(4, 5))
+        kernel_matrix(filtered(images(4), Architecture(1, 3)), None, out=torch.empty(4, 5))
 
 
 @pytest.mark.parametrize("method", PATHS)
@@ -263,7 +264,7 @@ def test_one_image_works():
         (images(2), None, {"pooling": True, "method": "fused"}, ValueError, "no fused path"),
         (images(2).tolist(), None, {}, TypeError, "X must be a NumPy array or a PyTorch tensor, got list"),
         (images(2), None, {"max_memory": 100}, ConvscopeError, "max_memory"),
-        (images(40, 1, 4, 4), None, {"max_memory": 8_000}, ConvscopeError, "the maps and the result"),
+        (images(40, 1, 4, 4), None, {"max_memory": 8_000}, ConvscopeError, "the 40 x 40 kernel matrix"),
         (images(2), None, {"max_memory": 3_000}, ConvscopeError, "one pair of images"),
     ],
 )
@@ -277,11 +278,32 @@ def test_blocks_shrink_to_the_memory(method):
     X = images(40, 1, 12, 12)
     case = {"depth": 2, "patch_size": 3, "method": method}
     architecture = Architecture(2, 3)
-    maps = maps_of(torch.from_numpy(X), Filters(), architecture)
+    maps = filtered(X, architecture).maps()
     path = kernels.path_of(maps, architecture, 40, 40, 60_000, method)
     assert path.bytes <= 60_000
     assert path.size < 40
     np.testing.assert_allclose(conv_kernel(X, max_memory=160_000, **case), conv_kernel(X, **case), rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", PATHS)
+@pytest.mark.parametrize("root", [None, np.eye(18)], ids=["identity", "metric"])
+def test_maps_are_made_of_so_many_images_as_memory_allows(method, root, monkeypatch):
+    X, Z = images(30), images(11, seed=1)
+    case = {"depth": 2, "patch_size": 3, "metric_root": root, "method": method}
+    whole, across = conv_kernel(X, **case), conv_kernel(X, Z, **case)
+    made, maps = [], Filtered.maps
+    monkeypatch.setattr(Filtered, "maps", lambda seen: made.append(len(seen)) or maps(seen))
+    memory = 200_000
+    np.testing.assert_allclose(conv_kernel(X, max_memory=memory, **case), whole, rtol=1e-12)
+    np.testing.assert_allclose(conv_kernel(X, Z, max_memory=memory, **case), across, rtol=1e-12)
+    of_image = Filtered(
+        torch.from_numpy(X),
+        Filters.of(None if root is None else torch.from_numpy(root)),
+        Architecture(2, 3),
+        torch.arange(30),
+    ).bytes_of_image
+    assert max(made) == min((memory - 30 * 30 * 8) // 4 // of_image, 30)
+    assert max(made) < 30 or root is None
 
 
 def test_few_images_are_not_worth_compiling_and_many_are():

@@ -8,14 +8,14 @@ from convscope.core.errors import ConvscopeError
 from convscope.rfm import machine
 from convscope.rfm.architecture import Architecture
 from convscope.rfm.machine import learn, metric_root, relearn, responses
-from convscope.rfm.maps import Filters, maps_of
+from convscope.rfm.maps import Filters
 
 FIRST = (torch.arange(30), torch.arange(30, 40))
 
 
 def predictions(step, known, new, how):
     filters = Filters.of(step.metric_root, how.rank_tol)
-    left, right = (maps_of(x.images, filters, how.architecture, x.identity) for x in (known, new))
+    left, right = (x.through(filters, how.architecture) for x in (known, new))
     return responses(left, step.dual_coef / step.scale, right, how) + step.offset
 
 
@@ -177,7 +177,7 @@ def test_settings_out_of_range_are_named(wrong):
 def test_float32_images_give_the_metric_of_float64_ones():
     known, how = data(), settings(n_iters=2)
     *_, double = learn(known, how)
-    *_, single = learn(known.of_images(known.images.float()), how)
+    *_, single = learn(replace(known, images=known.images.float()), how)
     assert torch.allclose(single.metric_root, double.metric_root, atol=1e-4)
     assert single.fitted.dtype == torch.float64
 

@@ -1,14 +1,20 @@
+from functools import partial
+
 import pytest
 import torch
 from oracles.conv_kernel import patches
 
 from convscope.rfm.architecture import Architecture
-from convscope.rfm.maps import Filters, bytes_of_maps, identities, maps_of
+from convscope.rfm.maps import Filtered, Filters, Parts, identities
 from convscope.rfm.plain import products
 
 
 def images(n, c=2, h=7, w=6, seed=0):
     return torch.randn(n, c, h, w, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def filtered(x, filters, architecture):
+    return Filtered(x, filters, architecture, identities(x)[0])
 
 
 @pytest.mark.parametrize("metric", [False, True])
@@ -17,7 +23,7 @@ def test_products_of_maps_are_covariances_of_patches(padding, stride, q, metric)
     x, z = images(2), images(3, seed=1)
     root = torch.randn(5, 2 * q * q, dtype=torch.float64) if metric else None
     architecture = Architecture(1, q, padding, stride)
-    left, right = (maps_of(part, Filters.of(root), architecture) for part in (x, z))
+    left, right = (filtered(part, Filters.of(root), architecture).maps() for part in (x, z))
     k = products(left, right, architecture)
     arguments = q, padding, stride, None if root is None else root.numpy()
     for i in range(2):
@@ -33,7 +39,7 @@ def test_products_of_maps_are_covariances_of_patches(padding, stride, q, metric)
 def test_many_images_at_once_are_each_alone():
     x = images(600, 1, 3, 3)
     for filters in (Filters(), Filters.of(torch.eye(4)[:2])):
-        together, alone = (maps_of(part, filters, Architecture(1, 2)) for part in (x, x[300:301]))
+        together, alone = (filtered(part, filters, Architecture(1, 2)).maps() for part in (x, x[300:301]))
         torch.testing.assert_close(together[300:301].values, alone.values)
         torch.testing.assert_close(together[300:301].norms, alone.norms)
 
@@ -84,5 +90,28 @@ def test_identity_is_equality_of_all_pixels_within_and_across_sets():
 @pytest.mark.parametrize("padding", ["valid", "first", "same"])
 def test_bytes_of_maps_are_those_that_maps_hold(metric, padding):
     x, filters, architecture = images(5), Filters.of(torch.eye(18) if metric else None), Architecture(1, 3, padding)
-    maps = maps_of(x, filters, architecture)
-    assert bytes_of_maps(x, filters, architecture) == maps.values.nbytes + maps.norms.nbytes
+    seen = filtered(x, filters, architecture)
+    maps = seen.maps()
+    assert 5 * seen.bytes_of_image == maps.values.nbytes + maps.norms.nbytes
+
+
+@pytest.mark.parametrize("metric", [False, True])
+def test_maps_of_features_are_those_of_images_that_equal_them(metric):
+    x, filters, architecture = images(70), Filters.of(torch.eye(9) if metric else None), Architecture(1, 3)
+    features = partial(torch.sum, dim=1, keepdim=True)
+    seen = Filtered(x, filters, architecture, identities(x)[0], features)
+    expected = filtered(features(x), filters, architecture)
+    assert seen.bytes_of_image == expected.bytes_of_image
+    torch.testing.assert_close(seen[65:].maps().values, expected.maps().values[65:])
+    torch.testing.assert_close(seen[65:].maps().norms, expected.maps().norms[65:])
+
+
+def test_parts_hold_every_image_once_and_no_more_than_memory_allows():
+    seen = filtered(images(7), Filters(), Architecture(1, 3))
+    for memory, sizes in ((1, [1] * 7), (3 * seen.bytes_of_image, [3, 3, 1]), (2**20, [7])):
+        parts = Parts(seen, memory)
+        found = [parts[part] for part in parts.slices]
+        assert [len(maps) for maps in found] == sizes
+        assert parts.bytes == sizes[0] * seen.bytes_of_image
+        torch.testing.assert_close(torch.cat([maps.norms for maps in found]), seen.maps().norms)
+        assert torch.equal(torch.cat([maps.identity for maps in found]), seen.identity)

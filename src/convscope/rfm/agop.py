@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import product
 from typing import TypeVar
 
 import numpy as np
@@ -24,7 +25,7 @@ from convscope.core.errors import ConvscopeError
 from convscope.rfm import fused_agop, plain
 from convscope.rfm.architecture import Architecture, Kind, Padding, as_double, spread_sum
 from convscope.rfm.kernels import as_images, as_tensor, is_fused
-from convscope.rfm.maps import Filters, Maps, identities, maps_of
+from convscope.rfm.maps import Filtered, Filters, Maps, Parts, identities
 
 WORKING = 2**27  # bytes of blocks; with more, nothing gets faster
 PAIRS_OF_PLAIN = 2**19  # positions times pairs that the plain path treats at once: about what caches hold
@@ -102,11 +103,9 @@ def conv_kernel_agop(
     architecture.sizes(*images.shape[2:])
     same, same_at = identities(images, at_images)
     found = predictor_agop(
-        maps_of(images, filters, architecture, same),
+        Filtered(images, filters, architecture, same),
         as_tensor(dual_coef, "dual_coef"),
-        maps_of(at_images, filters, architecture, same_at),
-        filters,
-        architecture,
+        Filtered(at_images, filters, architecture, same_at),
         weights=None if sample_weight is None else as_tensor(sample_weight, "sample_weight"),
         max_memory=max_memory,
         method=method,
@@ -116,27 +115,23 @@ def conv_kernel_agop(
 
 
 def predictor_agop(
-    train: Maps,
+    train: Filtered,
     dual_coef: Tensor,
-    at: Maps,
-    filters: Filters,
-    architecture: Architecture,
+    at: Filtered,
     *,
     weights: Tensor | None = None,
     max_memory: int = 2**31,
     method: str = "auto",
     progress: bool = False,
 ) -> Tensor:
-    """Returns the AGOP of ``conv_kernel_agop`` from maps, float64 [c * q * q, c * q * q] on the CPU.
+    """Returns the AGOP of ``conv_kernel_agop``, float64 [c * q * q, c * q * q] on the CPU.
 
     Args:
         train: n images.
         dual_coef: [n, o] or [n], coefficient of each of them for each output.
-        at: the s images at which gradients are taken, in the same form.
-        filters: what both were made with.
-        architecture: without pooling.
+        at: the s images at which gradients are taken, seen through the same metric.
         weights: [s], of ``at`` in the mean, not negative; None: all equal.
-        max_memory: bytes that may be used beside the maps.
+        max_memory: bytes that may be used beside the images.
         method: "auto", "fused" or "plain".
         progress: whether to show a progress bar.
 
@@ -145,6 +140,7 @@ def predictor_agop(
             architecture pools, or the method is unknown or cannot be had.
         ConvscopeError: when not even one pair of images fits ``max_memory``.
     """
+    architecture = train.architecture
     if architecture.pooling:
         raise ValueError("the AGOP needs an architecture without pooling: its kernel mixes positions")
     alpha = as_double(dual_coef)
@@ -155,34 +151,38 @@ def predictor_agop(
             f"{list(dual_coef.shape)}{'' if alpha.isfinite().all() else ' with values that are not finite'}"
         )
     share = _shares(weights, len(at))
-    at, share = at[share.nonzero()[:, 0].to(at.values.device)], share[share > 0]
-    positions = sum(math.prod(size) for size in architecture.after((at.norms.shape[1], at.norms.shape[2])))
+    at, share = at[share.nonzero()[:, 0]], share[share > 0]
+    one = train[:1].maps()
+    positions = sum(math.prod(size) for size in architecture.after((one.norms.shape[1], one.norms.shape[2])))
     # Derivatives take about four times as long as values.
-    fused = is_fused(method, train.values, 4 * len(train) * len(at) * positions)
-    alpha = _fewest_outputs(alpha).to(at.values)
-    share = share.to(at.values)
-    width = train.values.shape[1] * (architecture.patch_size**2 if train.boxed else 1)
+    fused = is_fused(method, one.values, 4 * len(train) * len(at) * positions)
+    alpha = _fewest_outputs(alpha).to(one.values)
+    share = share.to(one.values)
+    width = one.values.shape[1] * (architecture.patch_size**2 if one.boxed else 1)
+    parts = Parts(train, max_memory // 4)
     of_pair = 2 if fused else 10 + 6 * architecture.depth
-    n, s, o = _blocks(train, len(at), alpha.shape[1], width, of_pair, max_memory)
-    of_same = _derivative_at_same(at.norms, architecture)
+    n, s, o = _blocks(one, len(train), len(at), alpha.shape[1], width, of_pair, max_memory - parts.bytes)
+    # Where maps of the training images are made anew in each pass, as many sums as memory allows are made in one.
+    of_sums = s * (one.norms[0].numel() * o * (width + 1) * one.values.element_size() + at.bytes_of_image)
+    together = 1 if len(parts.slices) == 1 else max(max_memory // 2 // of_sums, 1)
+    of_same = _derivative_at_same(one.norms, architecture)
     gram = torch.zeros(width, width, dtype=torch.float64)
     with tqdm(total=len(train) * len(at) * -(-alpha.shape[1] // o), desc="AGOP", disable=not progress) as bar:
-        for outputs in alpha.split(o, 1):
-            for block in _slices(len(at), s):
-                z = at[block]
-                sums = _Gradients(z, outputs.shape[1], width, architecture)
-                for rows in _slices(len(train), n):
-                    x = train[rows]
-                    a, b = (
-                        fused_agop.derivatives(x, z, architecture) if fused else _plain_derivatives(x, z, architecture)
-                    )
-                    j, i = (x.identity[None] == z.identity[:, None]).nonzero(as_tuple=True)
-                    a[:, j, i], b[:, j, i] = of_same[:, None], 0
-                    sums.add(x, a, b, outputs[rows])
-                    bar.update(len(x) * len(z))
-                gram += sums.gram(z, share[block])
-    if filters.weight is not None:
-        gram = filters.weight.T @ gram @ filters.weight
+        for outputs, group in product(alpha.split(o, 1), _slices(len(at), s * together)):
+            z, of_z = at[group], share[group]
+            sums = [
+                _Gradients(z[block].maps(), of_z[block], outputs.shape[1], width, architecture)
+                for block in _slices(len(z), s)
+            ]
+            for part in parts.slices:
+                maps, coefficients = parts[part], outputs[part]
+                for rows in _slices(len(maps), n):
+                    for block in sums:
+                        block.add(maps[rows], coefficients[rows], of_same, fused)
+                        bar.update(len(block.z) * (rows.stop - rows.start))
+            gram += sum(block.gram() for block in sums)
+    if train.filters.weight is not None:
+        gram = train.filters.weight.T @ gram @ train.filters.weight
     channels = len(gram) // architecture.patch_size**2
     return (gram + gram.T) / (2 * channels)  # the kernel's covariances are over the number of channels
 
@@ -207,30 +207,35 @@ def sketched(dual_coef: Tensor, m: int, seed: int) -> Tensor:
 class _Gradients:
     """G of a block of images z: [p, s * o, m] with m the patch's entries or the filters' responses."""
 
-    def __init__(self, z: Maps, outputs: int, width: int, architecture: Architecture) -> None:
+    def __init__(self, z: Maps, share: Tensor, outputs: int, width: int, architecture: Architecture) -> None:
+        self.z, self.share, self.architecture = z, share, architecture
         self.geometry = architecture.first(1)
         self.rows, self.columns = z.norms.shape[-2:]
         positions = self.rows * self.columns
         self.of_products = z.values.new_zeros(positions, len(z) * outputs, width)
         self.of_norms = z.values.new_zeros(positions, len(z), outputs)
 
-    def add(self, x: Maps, of_product: Tensor, of_norm: Tensor, alpha: Tensor) -> None:
-        """Adds what a block of training images x contributes: derivatives [p, s, i] and coefficients [i, o]."""
+    def add(self, x: Maps, alpha: Tensor, of_same: Tensor, fused: bool) -> None:
+        """Adds what training images x of coefficients [i, o] contribute; ``of_same``: derivative of the same image."""
+        derivatives = fused_agop.derivatives if fused else _plain_derivatives
+        of_product, of_norm = derivatives(x, self.z, self.architecture)  # [p, s, i]
+        j, i = (x.identity[None] == self.z.identity[:, None]).nonzero(as_tuple=True)
+        of_product[:, j, i], of_norm[:, j, i] = of_same[:, None], 0
         self.of_norms += of_norm @ alpha
         coefficients = alpha.T.contiguous()
-        left = alpha.new_empty(self.columns, of_norm.shape[1], *coefficients.shape)
+        left = alpha.new_empty(self.columns, len(self.z), *coefficients.shape)
         # One matrix product per position: its few outputs, times all images z that are at hand.
         for row, responses in self._by_row(x):
             torch.mul(of_product[row][:, :, None], coefficients, out=left)
             self.of_products[row].baddbmm_(left.flatten(1, 2), responses.mT)
 
-    def gram(self, z: Maps, share: Tensor) -> Tensor:
+    def gram(self) -> Tensor:
         """Returns the sum over images (by their share), outputs and positions of G G^T, float64 [m, m]."""
         width = self.of_products.shape[-1]
         total = torch.zeros(width, width, dtype=torch.float64)
-        for row, responses in self._by_row(z):
-            g = self.of_products[row].unflatten(1, (len(z), -1))
-            g = (g + 2 * self.of_norms[row][..., None] * responses.mT[:, :, None]) * share.sqrt()[:, None, None]
+        for row, responses in self._by_row(self.z):
+            g = self.of_products[row].unflatten(1, (len(self.z), -1))
+            g = (g + 2 * self.of_norms[row][..., None] * responses.mT[:, :, None]) * self.share.sqrt()[:, None, None]
             total += as_double(g.flatten(0, 2).T @ g.flatten(0, 2))
         return total
 
@@ -294,11 +299,12 @@ def _shares(weights: Tensor | None, s: int) -> Tensor:
     return share / share.sum()
 
 
-def _blocks(train: Maps, s: int, o: int, width: int, of_pair: int, max_memory: int) -> tuple[int, int, int]:
+def _blocks(one: Maps, n: int, s: int, o: int, width: int, of_pair: int, max_memory: int) -> tuple[int, int, int]:
     """Returns how many training images, images z and outputs are treated at once.
 
     Args:
-        train: all training images.
+        one: any image.
+        n: number of training images.
         s: number of images z.
         o: number of outputs.
         width: entries of phi at a position.
@@ -308,19 +314,19 @@ def _blocks(train: Maps, s: int, o: int, width: int, of_pair: int, max_memory: i
     Raises:
         ConvscopeError: when not even one pair fits.
     """
-    columns, positions = train.norms.shape[-1], train.norms[0].numel()
+    columns, positions = one.norms.shape[-1], one.norms[0].numel()
     limit = min(max_memory, WORKING)
 
     def needed(n: int, s: int, o: int) -> int:
         sums = positions * s * o * (width + 1) + 2 * columns * s * o * width
-        return train.values.element_size() * (sums + positions * s * n * of_pair + columns * n * (2 * s * o + width))
+        return one.values.element_size() * (sums + positions * s * n * of_pair + columns * n * (2 * s * o + width))
 
-    n = min(len(train), 256)
+    n = min(n, 256)
     while needed(n, s, o) > limit:
         if max(n, s, o) == 1:
             raise ConvscopeError(
                 f"memory too small: one pair of images takes {needed(1, 1, 1):,} bytes, but max_memory leaves "
-                f"{max_memory:,}: raise max_memory, or take smaller images"
+                f"{max(max_memory, 0):,}: raise max_memory, or take smaller images"
             )
         # Blocks of z first, as they cost least; then outputs, for each part of which all pairs are made again.
         if s > 8:

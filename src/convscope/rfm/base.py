@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from numbers import Integral
 from typing import Any, Literal, Self
@@ -27,11 +27,10 @@ from convscope.rfm.forecast import forecast
 from convscope.rfm.inputs import Form, as_array, check_images, clipped
 from convscope.rfm.learned import Judge, Learned, Outcome, Stage, learned
 from convscope.rfm.machine import Data, Split, Step, relearn, responses
-from convscope.rfm.maps import Filters, identities, maps_of
+from convscope.rfm.maps import Features, Filtered, Filters, identities, seen
 from convscope.rfm.selection import accuracy, temperature
 from convscope.rfm.settings import Settings
 
-Seen = Callable[[int | None], Tensor]
 Calibrate = Callable[[Outcome], None]
 
 # The authors' code, github.com/aradha/convrfm: its notebooks, and its script, which chose the ridge and the iteration
@@ -116,9 +115,9 @@ class Learner(BaseEstimator):  # type: ignore[misc]
         """Returns the layer and the iteration that predict."""
         raise NotImplementedError
 
-    def _features(self, images: Tensor, layer: int) -> Tensor:
-        """Returns what a layer sees of images."""
-        return images
+    def _features(self, layer: int) -> Features | None:
+        """Returns what gives a layer's input; None: the images themselves."""
+        return None
 
     def _settings_of(self, layer: int) -> Settings:
         return self.settings_
@@ -126,31 +125,35 @@ class Learner(BaseEstimator):  # type: ignore[misc]
     # What they share.
 
     def _learned(
-        self, data: Data, layer: int, channels: int, parts: list[Split], judge: Judge, images: Seen | None = None
+        self,
+        data: Data,
+        layer: int,
+        parts: list[Split],
+        judge: Judge,
+        features: Mapping[int | None, Features] | None = None,
     ) -> tuple[Outcome, bool]:
         """Returns what a layer learned, and whether it was not interrupted.
 
         Args:
             data: all images.
             layer: its number.
-            channels: that it sees.
             parts: numbers of the images to learn from and of those held out.
             judge: gives the score of predictions.
-            images: as ``relearn`` takes it.
+            features: as ``relearn`` takes them.
 
         Raises:
             KeyboardInterrupt: when it was interrupted before the end of the first iteration.
         """
         settings, complete = self._settings_of(layer), True
+        own = data if features is None else replace(data, features=features[None])
         if settings.verbose:
-            seen = data if images is None else data.of_images(images(None))
-            cost = forecast(seen, settings, parts, shared=images is None)
+            cost = forecast(own, settings, parts, shared=features is None)
             tqdm.write(f"{len(data)} images, {1 + len(parts)} machines: {cost}", file=sys.stderr)
         rounds: list[tuple[Step, list[Step]]] = []
         try:
             rounds.extend(
                 tqdm(
-                    relearn(data, settings, parts, images),
+                    relearn(data, settings, parts, features),
                     total=settings.n_iters + 1,
                     unit="iteration",
                     desc="learning",
@@ -163,7 +166,7 @@ class Learner(BaseEstimator):  # type: ignore[misc]
             complete = False
         q = settings.architecture.patch_size
         rows = torch.cat([out for _, out in parts]) if parts else torch.arange(0)
-        return learned(rounds, rows, judge, (channels, q, q)), complete
+        return learned(rounds, rows, judge, (own.example.shape[1], q, q)), complete
 
     def _check(self) -> None:
         """Checks that the parts of a loaded machine fit together.
@@ -176,10 +179,10 @@ class Learner(BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"X_fit_ must be finite images {self.form_.shape}, got {known.shape}")
         for i, part in enumerate(self._parts()):
             architecture = self._settings_of(i).architecture
-            seen = self._features(torch.from_numpy(known[:1]), i)
-            architecture.sizes(*seen.shape[2:])
+            example = seen(torch.from_numpy(known[:1]), self._features(i))
+            architecture.sizes(*example.shape[2:])
             for stage in part.stages_:
-                stage.check(len(known), architecture.first(seen.shape[1]).patch_dim, stage.dual_coef.shape[1])
+                stage.check(len(known), architecture.first(example.shape[1]).patch_dim, stage.dual_coef.shape[1])
         self._outputs(torch.from_numpy(known[:1]), *self._best())
 
     def _prepared(
@@ -233,14 +236,15 @@ class Learner(BaseEstimator):  # type: ignore[misc]
         filters = Filters.of(
             None if stage.metric_root is None else torch.from_numpy(stage.metric_root), settings.rank_tol
         )
-        # Before the features: those of equal images may differ in their last digits.
-        known_maps, new_maps = (
-            maps_of(self._features(x, layer), filters, settings.architecture, same)
-            for x, same in zip((known, images), identities(known, images), strict=True)
+        # Of the images: features of equal ones may differ in their last digits.
+        same, features = identities(known, images), self._features(layer)
+        known_images, new = (
+            Filtered(x, filters, settings.architecture, of_x, features)
+            for x, of_x in zip((known, images), same, strict=True)
         )
         alpha = torch.from_numpy(stage.dual_coef) / stage.scale
         quiet = replace(settings, verbose=False)
-        return responses(known_maps, alpha, new_maps, quiet) + torch.from_numpy(stage.offset)
+        return responses(known_images, alpha, new, quiet) + torch.from_numpy(stage.offset)
 
     def _scores(self, X: ArrayLike) -> Tensor:
         return self._outputs(self._received(X), *self._best())

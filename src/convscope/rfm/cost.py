@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from convscope.rfm.architecture import Architecture
-from convscope.rfm.kernels import kernel_matrix, path_of
-from convscope.rfm.maps import Filters, Maps, maps_of
+from convscope.rfm.kernels import path_of
+from convscope.rfm.maps import Filtered, Filters, Maps
 
 _LONG_ENOUGH = 0.3  # seconds that a measurement takes, so that what comes once does not count
 
@@ -68,14 +68,14 @@ def estimate(
         done, seconds = few * (few + 1) / 2, []
         for _ in range(3):
             start = time.perf_counter()
-            kernel_matrix(maps, None, architecture, max_memory=max_memory, method=path.method)
+            path.fill(maps.values.new_empty(few, few), maps, maps, True, lambda _: None)
             seconds.append(time.perf_counter() - start)
         if seconds[-1] > _LONG_ENOUGH or few >= n1 or few >= 1024:
             break
         few = min(2 * few, n1)
-    images = n1 if n2 is None else n1 + n2
-    of_image = maps.values[0].numel() + maps.norms[0].numel()
-    needed = (images * of_image + n1 * columns) * maps.values.element_size() + path.bytes
+    item, sides = maps.values.element_size(), (n1,) if n2 is None else (n1, n2)
+    of_image = (maps.values[0].numel() + maps.norms[0].numel()) * item
+    needed = n1 * columns * item + sum(min(n * of_image, max_memory // 4) for n in sides) + path.bytes
     return Cost(statistics.median(seconds) / done * pairs, needed)
 
 
@@ -92,6 +92,6 @@ def _random(
     generator = torch.Generator().manual_seed(0)
     if not metric:
         images = torch.randn(n, m, *size, generator=generator, dtype=dtype)
-        return maps_of(images.to(device), Filters(), architecture)
+        return Filtered(images.to(device), Filters(), architecture, torch.arange(n)).maps()
     values = torch.randn(n, m, *architecture.sizes(*size)[0], generator=generator, dtype=dtype).to(device)
     return Maps(values, False, values.square().sum(1), torch.arange(n))

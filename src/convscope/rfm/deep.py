@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -16,6 +17,7 @@ from convscope.rfm.architecture import Kind, Padding
 from convscope.rfm.base import Calibrate, Classifies
 from convscope.rfm.learned import Judge, Learned, Outcome, Selection, first_best, splits
 from convscope.rfm.machine import Data
+from convscope.rfm.maps import Features
 from convscope.rfm.settings import Settings
 
 FEATURE_MAPS = ("linear", "relu")
@@ -45,7 +47,7 @@ class DeepConvRFMClassifier(Classifies):
         agop_samples: images at which gradients are taken.
         metric_power: of the AGOP.
         threshold: share of the metrics' eigenvalues set to 0.
-        rank_tol: share of a metric's trace that may be left out; it saves most in later layers.
+        rank_tol: share of a metric's trace that may be left out; in later layers, of long patches, it saves most.
         n_splits: number of folds.
         image_shape: of rows.
         channels: first or last.
@@ -96,7 +98,7 @@ class DeepConvRFMClassifier(Classifies):
         agop_samples: int | Sequence[int] = 64,
         metric_power: float = 1.0,
         threshold: float = 0.0,
-        rank_tol: float = 1e-4,
+        rank_tol: float = 1e-2,
         n_splits: int = 5,
         image_shape: Sequence[int] | None = None,
         channels: Literal["auto", "first", "last"] = "auto",
@@ -152,17 +154,14 @@ class DeepConvRFMClassifier(Classifies):
         chains: dict[int | None, list[Tensor]] = {key: [] for key in (None, *range(len(parts)))}
         layers: list[Outcome] = []
         for layer in range(self.n_layers):
+            features: dict[int | None, Features] | None = None
             if layer:
                 roots = dict(zip(chains, (layers[-1].root, *layers[-1].roots), strict=True))
                 for key, chain in chains.items():
                     chain.append(self._drawn(roots[key], layer, data.images))
-            channels = self.width if layer else data.images.shape[1]
-
-            def seen(split: int | None) -> Tensor:
-                return self._through(data.images, chains[split])
-
+                features = {key: partial(self._through, list(chain)) for key, chain in chains.items()}
             try:
-                outcome, complete = self._learned(data, layer, channels, parts, judge, seen if layer else None)
+                outcome, complete = self._learned(data, layer, parts, judge, features)
             except KeyboardInterrupt:
                 if not layers:
                     raise
@@ -203,16 +202,16 @@ class DeepConvRFMClassifier(Classifies):
         rows = rows / geometry.patch_dim**0.5 if root is None else rows @ root
         return rows.unflatten(1, (geometry.channels, *geometry.kernel)).to(images)
 
-    def _through(self, images: Tensor, convolutions: Sequence[Tensor]) -> Tensor:
+    def _through(self, convolutions: Sequence[Tensor], images: Tensor) -> Tensor:
         x = images
         for layer, weight in enumerate(convolutions):
             geometry = self._settings_of(layer).architecture.first(x.shape[1])
-            x = F.conv2d(geometry.pad(x), weight, None, geometry.stride)
+            x = F.conv2d(geometry.pad(x), weight.to(x), None, geometry.stride)
             x = x.relu() if self.feature_map == "relu" else x
         return x
 
-    def _features(self, images: Tensor, layer: int) -> Tensor:
-        return self._through(images, [torch.from_numpy(weight).to(images) for weight in self.convolutions_[:layer]])
+    def _features(self, layer: int) -> Features | None:
+        return partial(self._through, [torch.from_numpy(weight) for weight in self.convolutions_[:layer]])
 
     def _settings_of(self, layer: int) -> Settings:
         first = self.settings_.architecture

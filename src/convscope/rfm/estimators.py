@@ -73,7 +73,7 @@ class ConvRFM(Learner):
 
     def _learn(self, data: Data, labels: Tensor | None, judge: Judge, calibrate: Calibrate) -> None:
         parts = splits(self.selection, self.n_splits, labels, data.identity, self.settings_.seed)
-        outcome, complete = self._learned(data, 0, data.images.shape[1], parts, judge)
+        outcome, complete = self._learned(data, 0, parts, judge)
         self.__dict__.update(vars(outcome.machine))
         stage = self.stages_[self.best_iteration_]
         self.dual_coef_, self.scale_ = stage.dual_coef, stage.scale

@@ -10,7 +10,7 @@ import torch
 from convscope.rfm.agop import predictor_agop
 from convscope.rfm.cost import Cost, estimate
 from convscope.rfm.machine import LEFT_OUT, OUTPUTS, Data, Split, bytes_of_kernels
-from convscope.rfm.maps import Filters, maps_of
+from convscope.rfm.maps import Filters
 from convscope.rfm.settings import Settings
 from convscope.rfm.solve import RIDGES, best_ridge, solve
 
@@ -27,7 +27,7 @@ def forecast(data: Data, settings: Settings, splits: Sequence[Split], shared: bo
         splits: numbers of the images to train on, and of those held out.
         shared: whether the splits share the kernel of the fixed metric.
     """
-    n, x = len(data), data.images
+    n, x = len(data), data.example
     c, d = x.shape[1], settings.architecture.first(x.shape[1]).patch_dim
     size = (x.shape[2], x.shape[3])
     fixed, learned = (
@@ -41,7 +41,7 @@ def forecast(data: Data, settings: Settings, splits: Sequence[Split], shared: bo
             metric=metric,
             method=settings.method,
             device=x.device,
-            max_memory=settings.max_memory,
+            max_memory=settings.max_memory // 2,
         )
         for m, metric in ((c, False), (d, True))
     )
@@ -52,9 +52,8 @@ def forecast(data: Data, settings: Settings, splits: Sequence[Split], shared: bo
     seconds = fixed.seconds * (1 if shared else kernels) + learned.seconds * kernels * settings.n_iters
     seconds += _seconds_of_gradients(data, settings) * images * settings.n_iters
     seconds += sum(_seconds_of_solution(m, data.targets.shape[1]) for m in (n, *trained)) * (settings.n_iters + 1)
-    kept = images * x[0].numel() * x.element_size()
     kernel = n * n * x.element_size()
-    return Cost(seconds, kept + learned.bytes - kernel + bytes_of_kernels(n, x, settings))
+    return Cost(seconds, data.images.nbytes + learned.bytes - kernel + bytes_of_kernels(n, x, settings))
 
 
 def _seconds_of_gradients(data: Data, settings: Settings) -> float:
@@ -62,14 +61,13 @@ def _seconds_of_gradients(data: Data, settings: Settings) -> float:
     wanted = settings.agop_samples
     at = min(wanted if isinstance(wanted, int) else len(wanted), len(data))
     few = data[torch.arange(min(_FEW, len(data)))]
-    d = settings.architecture.first(few.images.shape[1]).patch_dim
-    filters = Filters.of(torch.eye(d, dtype=torch.float64) + 0.1)
-    maps = maps_of(few.images, filters, settings.architecture, few.identity)
+    d = settings.architecture.first(few.example.shape[1]).patch_dim
+    known = few.through(Filters.of(torch.eye(d, dtype=torch.float64) + 0.1), settings.architecture)
     alpha = torch.randn(len(few), min(few.targets.shape[1], OUTPUTS), dtype=torch.float64)
     m = min(_AT, at)
 
     def once() -> None:
-        predictor_agop(maps, alpha, maps[:m], filters, settings.architecture, method=settings.method)
+        predictor_agop(known, alpha, known[:m], method=settings.method)
 
     return _seconds(once) / (len(few) * m) * at
 

@@ -16,7 +16,7 @@ from convscope.core.errors import ConvscopeError
 from convscope.rfm import fused, plain, pooled
 from convscope.rfm.architecture import Architecture, Kind, Padding
 from convscope.rfm.jit import AVAILABLE
-from convscope.rfm.maps import Filters, Maps, bytes_of_maps, identities, maps_of
+from convscope.rfm.maps import Filtered, Filters, Maps, Parts, identities
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ METHODS = ("auto", "fused", "plain")
 # Pairs of images times positions of all layers that plain PyTorch does while the compiler works.
 _WORTH_COMPILING = 5e7
 _WORTH_SAYING = 5e9  # of these: from here on a run takes many seconds, and what it takes is measured first
-_LARGEST = 2048  # images on each side of a block by the compiled path
+_LARGEST = 512  # images on each side of a block by the compiled path
 _CACHED = 2**24  # bytes of a block by the plain path on the CPU, beyond which its arrays leave the caches
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -106,38 +106,30 @@ def conv_kernel(
     filters = Filters.of(None if metric_root is None else as_tensor(metric_root, "metric_root"), rank_tol)
     filters.check(sets[0].shape[1], patch_size)
     architecture.sizes(*sets[0].shape[2:])
-    taken = sum(bytes_of_maps(x, filters, architecture) for x in sets)
-    _check_memory(taken + len(sets[0]) * len(sets[-1]) * precision.itemsize, max_memory, "the maps and the result")
+    same = identities(*sets)
+    seen = [Filtered(x, filters, architecture, of_x) for x, of_x in zip(sets, same, strict=True)]
     _announce(sets, filters, architecture, max_memory, method)
-    maps = [maps_of(x, filters, architecture, same) for x, same in zip(sets, identities(*sets), strict=True)]
     found = kernel_matrix(
-        maps[0],
-        maps[1] if len(maps) == 2 else None,
-        architecture,
-        max_memory=max_memory - taken,
-        method=method,
-        progress=progress,
+        *seen, *([] if len(seen) == 2 else [None]), max_memory=max_memory, method=method, progress=progress
     )
     return found.cpu().numpy() if isinstance(X, np.ndarray) else found.to(X.device)
 
 
 def kernel_matrix(
-    left: Maps,
-    right: Maps | None,
-    architecture: Architecture,
+    left: Filtered,
+    right: Filtered | None,
     *,
     max_memory: int = 2**31,
     method: str = "auto",
     progress: bool = False,
     out: Tensor | np.ndarray | None = None,
 ) -> Tensor:
-    """Returns the kernel of images given by their maps, [n1, n2], in their precision and on their device.
+    """Returns the kernel of images, [n1, n2], in their precision and on their device.
 
     Args:
         left: n1 images.
-        right: n2 images in the same form; None: the left ones, of which each pair is made once.
-        architecture: the network.
-        max_memory: bytes beyond the maps and ``out`` that may be taken.
+        right: n2 images, seen through the same metric; None: the left ones, of which each pair is made once.
+        max_memory: bytes beyond the images and ``out`` that may be taken.
         method: as for ``conv_kernel``.
         progress: whether to show a progress bar with the time left.
         out: [n1, n2], of any precision, to be written block by block; it may be memory-mapped. None: a new tensor.
@@ -149,30 +141,33 @@ def kernel_matrix(
         ValueError: for unknown words, and for an ``out`` of another shape.
         ConvscopeError: when one pair of images takes more than ``max_memory``.
     """
-    symmetric, right = right is None, left if right is None else right
-    n1, n2 = len(left), len(right)
+    symmetric = right is None
+    n1, n2 = len(left), len(left if right is None else right)
     if out is None:
-        needed = n1 * n2 * left.values.element_size()
+        needed = n1 * n2 * left.images.element_size()
         _check_memory(needed, max_memory, f"the {n1} x {n2} kernel matrix")
         max_memory -= needed
-        target = left.values.new_empty(n1, n2)
+        target = left.images.new_empty(n1, n2)
     else:
         target = torch.from_numpy(out) if isinstance(out, np.ndarray) else out
     if target.shape != (n1, n2):
         raise ValueError(f"out must have shape [{n1}, {n2}], one entry for each pair, got {list(target.shape)}")
-    path = path_of(left, architecture, n1, n2, max_memory, method)
-    size = path.size
+    above = Parts(left, max_memory // 4)
+    beside = above if right is None else Parts(right, max_memory // 4)
+    max_memory -= above.bytes + beside.bytes
+    path = path_of(left[:1].maps(), left.architecture, n1, n2, max_memory, method)
     pairs = n1 * (n1 + 1) // 2 if symmetric else n1 * n2
     with tqdm(total=pairs, unit="pair", unit_scale=True, desc="kernel", disable=not progress, leave=False) as bar:
-        for i in range(0, n1, size):
-            rows = slice(i, min(i + size, n1))
-            for j in range(i if symmetric else 0, n2, size):
-                columns = slice(j, min(j + size, n2))
-                mirror = symmetric and i == j
-                part = path.block(left[rows], right[columns], mirror, bar.update)
-                target[rows, columns] = part.to(target)
+        for rows in above.slices:
+            x = above[rows]
+            for columns in beside.slices:
+                if symmetric and columns.start < rows.start:
+                    continue
+                mirror = symmetric and columns == rows
+                part = target[rows, columns]
+                path.fill(part, x, x if mirror else beside[columns], mirror, bar.update)
                 if symmetric and not mirror:
-                    target[columns, rows] = part.mT.to(target)
+                    target[columns, rows] = part.mT
     return target
 
 
@@ -237,6 +232,27 @@ class Path:
     size: int
     bytes: int
     method: str
+
+    def fill(self, target: Tensor, left: Maps, right: Maps, symmetric: bool, done: Callable[[int], object]) -> None:
+        """Writes a kernel matrix.
+
+        Args:
+            target: [n1, n2], of any precision.
+            left: n1 images.
+            right: n2 images.
+            symmetric: whether these are the same; each pair of images is then made once.
+            done: is told of pairs done.
+        """
+        n1, n2 = target.shape
+        for i in range(0, n1, self.size):
+            rows = slice(i, min(i + self.size, n1))
+            for j in range(i if symmetric else 0, n2, self.size):
+                columns = slice(j, min(j + self.size, n2))
+                mirror = symmetric and i == j
+                part = self.block(left[rows], right[columns], mirror, done).to(target)
+                target[rows, columns] = part
+                if symmetric and not mirror:
+                    target[columns, rows] = part.mT
 
 
 def path_of(maps: Maps, architecture: Architecture, n1: int, n2: int, max_memory: int, method: str = "auto") -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,9 +20,10 @@ from torch import Tensor
 
 from convscope.core.errors import ConvscopeError
 from convscope.rfm.agop import predictor_agop, sketched
+from convscope.rfm.architecture import Architecture
 from convscope.rfm.conjugate import conjugate_gradient
 from convscope.rfm.kernels import kernel_matrix
-from convscope.rfm.maps import Filters, Maps, maps_of
+from convscope.rfm.maps import Features, Filtered, Filters, seen
 from convscope.rfm.settings import Settings
 from convscope.rfm.solve import RIDGES, best_ridge, solve
 
@@ -46,6 +47,7 @@ class Data:
         weights: float64 [n], positive, or None for equal ones.
         identity: int64 [n], equal for images that are equal in every pixel.
         rows: int64 [n], the number by which ``agop_samples`` may name each image.
+        features: gives what the machine sees of images, as ``Filtered`` takes it.
     """
 
     images: Tensor
@@ -53,6 +55,7 @@ class Data:
     weights: Tensor | None
     identity: Tensor
     rows: Tensor
+    features: Features | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -60,11 +63,16 @@ class Data:
     def __getitem__(self, rows: Tensor) -> Data:
         weights = None if self.weights is None else self.weights[rows]
         images = self.images[rows.to(self.images.device)]
-        return Data(images, self.targets[rows], weights, self.identity[rows], self.rows[rows])
+        return Data(images, self.targets[rows], weights, self.identity[rows], self.rows[rows], self.features)
 
-    def of_images(self, images: Tensor) -> Data:
-        """Returns the same data with other images (features of them)."""
-        return replace(self, images=images)
+    def through(self, filters: Filters, architecture: Architecture) -> Filtered:
+        """Returns the images as a kernel sees them."""
+        return Filtered(self.images, filters, architecture, self.identity, self.features)
+
+    @property
+    def example(self) -> Tensor:
+        """What the machine sees of the first image, [1, c, h, w]."""
+        return seen(self.images[:1], self.features)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,12 +132,12 @@ def learn(data: Data, settings: Settings, held: Data | None = None, first: Kerne
     for t in range(settings.n_iters + 1):
         start = time.perf_counter()
         filters = Filters.of(root, settings.rank_tol)
-        maps = maps_of(data.images, filters, architecture, data.identity)
+        known = data.through(filters, architecture)
         with room(len(data), data.images, settings) as space:
             if first is not None and t == 0:
                 kernel, across = first(space)
             else:
-                kernel, across = kernel_of(maps, None, settings, space(len(data))), None
+                kernel, across = kernel_of(known, None, settings, space(len(data))), None
             # A kernel of zeros (black images) predicts 0 at any scale.
             scale = float(kernel.max()) or 1.0
             ridge, left_out = _leave_out(kernel, targets, data.weights, scale, rows, settings)
@@ -141,12 +149,10 @@ def learn(data: Data, settings: Settings, held: Data | None = None, first: Kerne
             if held is not None and across is not None:
                 predicted = _times(across, alpha) + offset
             elif held is not None:
-                others = maps_of(held.images, filters, architecture, held.identity)
-                predicted = responses(maps, alpha, others, settings) + offset
+                predicted = responses(known, alpha, held.through(filters, architecture), settings) + offset
             del kernel, across  # before the file that they may lie in
-        gram = _gradients(data, maps, filters, alpha, chosen, settings) if t < settings.n_iters else None
-        rank = architecture.first(data.images.shape[1]).patch_dim if filters.weight is None else len(filters.weight)
-        del maps  # nothing large is kept between iterations
+        gram = _gradients(data, known, alpha, chosen, settings) if t < settings.n_iters else None
+        rank = architecture.first(data.example.shape[1]).patch_dim if filters.weight is None else len(filters.weight)
         yield Step(
             iteration=t,
             metric_root=root,
@@ -179,7 +185,7 @@ def metric_root(agop: Tensor, power: float = 1.0, threshold: float = 0.0) -> Ten
     return (vectors * (values / values.norm())) @ vectors.T
 
 
-def responses(known: Maps, alpha: Tensor, new: Maps, settings: Settings) -> Tensor:
+def responses(known: Filtered, alpha: Tensor, new: Filtered, settings: Settings) -> Tensor:
     """Returns sum_i alpha_i K(x_i, z), float64 [m, o], by blocks of images that take a quarter of the memory at most.
 
     Args:
@@ -188,13 +194,13 @@ def responses(known: Maps, alpha: Tensor, new: Maps, settings: Settings) -> Tens
         new: z, m images.
         settings: as the machine learned.
     """
-    size = max(settings.max_memory // (4 * len(known) * known.values.element_size()), 1)
+    size = max(settings.max_memory // (4 * len(known) * known.images.element_size()), 1)
     blocks = (new[start : start + size] for start in range(0, len(new), size))
     return torch.cat([_times(kernel_of(block, known, settings), alpha) for block in blocks])
 
 
 def relearn(
-    data: Data, settings: Settings, splits: Sequence[Split], images: Callable[[int | None], Tensor] | None = None
+    data: Data, settings: Settings, splits: Sequence[Split], features: Mapping[int | None, Features] | None = None
 ) -> Iterator[tuple[Step, list[Step]]]:
     """Gives, one iteration after the other, the machine of all images and that of each split.
 
@@ -204,15 +210,13 @@ def relearn(
         data: all images.
         settings: how.
         splits: numbers of the images to train on, and of those held out.
-        images: gives what the machine of a split (None: of all images) sees of all images, where they differ; else
-            the kernel of the fixed metric is computed once for all of them.
+        features: gives what the machine of a split (None: of all images) sees of images, where they differ; else the
+            kernel of the fixed metric is computed once for all of them.
     """
     with ExitStack() as stack:
-        if images is None:
+        if features is None:
             space = stack.enter_context(room(len(data), data.images, settings))
-            maps = maps_of(data.images, Filters(), settings.architecture, data.identity)
-            kernel = [kernel_of(maps, None, settings, space(len(data)))]
-            del maps
+            kernel = [kernel_of(data.through(Filters(), settings.architecture), None, settings, space(len(data)))]
 
             def shared(train: Tensor, out: Tensor, part: Space) -> tuple[Tensor, Tensor]:
                 inner, across = part(len(train)), part(len(out))
@@ -223,11 +227,11 @@ def relearn(
             found = _round(whole, parts)
             kernel.clear()  # for the machines still know it
         else:
-            whole = learn(data.of_images(images(None)), settings)
+            whole = learn(replace(data, features=features[None]), settings)
             parts = []
             for i, (train, out) in enumerate(splits):
-                seen = data.of_images(images(i))
-                parts.append(learn(seen[train], settings, seen[out]))
+                own = replace(data, features=features[i])
+                parts.append(learn(own[train], settings, own[out]))
             found = _round(whole, parts)
     yield found
     for _ in range(settings.n_iters):
@@ -253,16 +257,14 @@ def _gradient_images(data: Data, settings: Settings) -> Tensor:
     return found
 
 
-def _gradients(data: Data, maps: Maps, filters: Filters, alpha: Tensor, chosen: Tensor, settings: Settings) -> Tensor:
+def _gradients(data: Data, known: Filtered, alpha: Tensor, chosen: Tensor, settings: Settings) -> Tensor:
     """Returns the average gradient outer product, float64 [d, d]."""
     return predictor_agop(
-        maps,
+        known,
         alpha if alpha.shape[1] <= OUTPUTS else sketched(alpha, OUTPUTS, settings.seed),
-        maps[chosen.to(maps.values.device)],
-        filters,
-        settings.architecture,
+        known[chosen],
         weights=None if data.weights is None else data.weights[chosen],
-        max_memory=settings.max_memory,
+        max_memory=settings.max_memory // 2,
         method=settings.method,
         progress=settings.verbose,
     )
@@ -290,13 +292,12 @@ def _leave_out(
     return found.ridge / scale, found.predictions.cpu()
 
 
-def kernel_of(left: Maps, right: Maps | None, settings: Settings, out: Tensor | None = None) -> Tensor:
+def kernel_of(left: Filtered, right: Filtered | None, settings: Settings, out: Tensor | None = None) -> Tensor:
     """Returns the kernel of two sets of images, [n1, n2]; of one with itself, where there is no other."""
     return kernel_matrix(
         left,
         right,
-        settings.architecture,
-        max_memory=settings.max_memory,
+        max_memory=settings.max_memory // 2,  # beside it are other kernels, kept in memory up to a third of it
         method=settings.method,
         progress=settings.verbose,
         out=out,

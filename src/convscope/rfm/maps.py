@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import numpy as np
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from convscope.rfm.architecture import Architecture, as_double, box_sum
 
-_FEW = 256  # images at once, so that what is in between takes little memory
+Features = Callable[[Tensor], Tensor]
+
+_FEW = 64  # images at once, so that what is in between takes little memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,40 +96,93 @@ class Maps:
         return Maps(self.values[rows], self.boxed, self.norms[rows], self.identity[rows])
 
 
-def maps_of(images: Tensor, filters: Filters, architecture: Architecture, identity: Tensor | None = None) -> Maps:
-    """Returns images as the kernel sees them.
+@dataclass(frozen=True, eq=False)
+class Filtered:
+    """Images and the metric through which a kernel sees them: their maps are made when they are needed.
 
-    Args:
+    Attributes:
         images: floating point [n, c, h, w].
         filters: the metric.
         architecture: the network.
-        identity: int64 [n], of ``identities``; None: among these images alone.
+        identity: int64 [n], equal for images that are equal in every pixel.
+        features: gives what the network sees of images [n, c, h, w]: others, [n, c', h', w']; None: the images.
     """
-    c = images.shape[1]
-    geometry = architecture.first(c)
-    identity = identities(images)[0] if identity is None else identity
-    if filters.weight is None:
-        values = geometry.pad(images) / c**0.5
-        norms = torch.cat([box_sum(x.square().sum(1), architecture.within_padded) for x in values.split(_FEW)])
-        return Maps(values, True, norms, identity)
-    weight = (filters.weight / c**0.5).to(images).unflatten(1, (c, *geometry.kernel))
-    values = images.new_empty(len(images), len(weight), *geometry.output_size(*images.shape[2:]))
-    norms = images.new_empty(len(images), *values.shape[2:])
-    for few, part, norm in zip(images.split(_FEW), values.split(_FEW), norms.split(_FEW), strict=True):
-        part.copy_(F.conv2d(geometry.pad(few), weight, None, geometry.stride))
-        norm.copy_(part.square().sum(1))
-    return Maps(values, False, norms, identity)
+
+    images: Tensor
+    filters: Filters
+    architecture: Architecture
+    identity: Tensor
+    features: Features | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: slice | Tensor) -> Filtered:
+        here = rows.to(self.images.device) if isinstance(rows, Tensor) else rows
+        return replace(self, images=self.images[here], identity=self.identity[rows])
+
+    @property
+    def bytes_of_image(self) -> int:
+        """The bytes that the maps of an image take."""
+        c, *size = seen(self.images[:1], self.features).shape[1:]
+        geometry = self.architecture.first(c)
+        positions = math.prod(geometry.output_size(*size))
+        top, bottom, left, right = geometry.padding
+        pixels = c * (size[0] + top + bottom) * (size[1] + left + right)
+        values = pixels if self.filters.weight is None else len(self.filters.weight) * positions
+        return (values + positions) * self.images.element_size()
+
+    def maps(self) -> Maps:
+        """Returns the images as the kernel sees them."""
+        parts = self.images.split(_FEW)
+        first = seen(self.images[:1], self.features)
+        c = first.shape[1]
+        geometry = self.architecture.first(c)
+        boxed = self.filters.weight is None
+        weight = None if self.filters.weight is None else self.filters.weight.unflatten(1, (c, *geometry.kernel))
+
+        def filtered(x: Tensor) -> tuple[Tensor, Tensor]:
+            x = geometry.pad(x) / c**0.5
+            if weight is None:
+                return x, box_sum(x.square().sum(1), self.architecture.within_padded)
+            x = F.conv2d(x, weight.to(x), None, geometry.stride)
+            return x, x.square().sum(1)
+
+        whole = [first.new_empty(len(self), *x.shape[1:]) for x in filtered(first)]
+        for few, *places in zip(parts, *(x.split(_FEW) for x in whole), strict=True):
+            for place, found in zip(places, filtered(seen(few, self.features)), strict=True):
+                place.copy_(found)
+        return Maps(whole[0], boxed, whole[1], self.identity)
 
 
-def bytes_of_maps(images: Tensor, filters: Filters, architecture: Architecture) -> int:
-    """Returns the bytes that ``maps_of`` takes for images [n, c, h, w]."""
-    n, c, *size = images.shape
-    geometry = architecture.first(c)
-    positions = math.prod(geometry.output_size(*size))
-    top, bottom, left, right = geometry.padding
-    pixels = c * (size[0] + top + bottom) * (size[1] + left + right)
-    values = pixels if filters.weight is None else len(filters.weight) * positions
-    return n * (values + positions) * images.element_size()
+class Parts:
+    """Maps of images, so many at a time as memory allows: of all, they are made once; else each time anew.
+
+    Attributes:
+        slices: of the images.
+        bytes: that the maps of one slice take.
+    """
+
+    def __init__(self, images: Filtered, max_memory: int):
+        """Makes the maps of all images where they fit.
+
+        Args:
+            images: n of them.
+            max_memory: bytes that the maps of a slice may take; those of one image may take more.
+        """
+        self._images, of_image = images, images.bytes_of_image
+        size = min(max(max_memory // of_image, 1), len(images))
+        self.slices = [slice(start, min(start + size, len(images))) for start in range(0, len(images), size)]
+        self.bytes = size * of_image
+        self._kept = images.maps() if len(self.slices) == 1 else None
+
+    def __getitem__(self, part: slice) -> Maps:
+        return self._images[part].maps() if self._kept is None else self._kept
+
+
+def seen(images: Tensor, features: Features | None) -> Tensor:
+    """Returns the features of images, or these themselves."""
+    return images if features is None else features(images)
 
 
 def identities(*images: Tensor) -> list[Tensor]:
