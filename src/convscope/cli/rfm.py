@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from convscope.cli.options import DEVICE, OUTPUT, Reading, check_output, deliver, open_pass, run, say, the_device
+from convscope.cli.options import (
+    DEVICE,
+    OUTPUT,
+    Reading,
+    check_output,
+    deliver,
+    is_first_process,
+    open_pass,
+    run,
+    say,
+    the_device,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,7 +156,8 @@ def rfm(
         architecture = Architecture(depth, patch_size, padding)
         options = {
             "patch_size": patch_size, "depth": depth, "n_iters": iterations, "ridge": ridge, "padding": padding,
-            "random_state": seed, "max_memory": int(max_memory * 2**30), "device": place, "verbose": int(progress),
+            "random_state": seed, "max_memory": int(max_memory * 2**30), "device": place,
+            "verbose": int(progress and is_first_process()),
             "channels": "first", **({"n_layers": depth} if deep else {}),
         }  # fmt: skip
         reading = Reading(limit, size, 1024, workers, max_memory, resume=False)
@@ -158,7 +170,7 @@ def rfm(
         except KeyboardInterrupt:
             say("Interrupted before anything was learned: no page is written.")
             sys.exit(3)
-        if save is not None:
+        if save is not None and is_first_process():
             machine.save(save)
         tested = null = beside = None
         try:

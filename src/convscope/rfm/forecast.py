@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
 from convscope.rfm.agop import predictor_agop
 from convscope.rfm.cost import Cost, estimate
-from convscope.rfm.machine import LEFT_OUT, OUTPUTS, Data, Split, bytes_of_kernels
+from convscope.rfm.machine import LEFT_OUT, OUTPUTS, Data, Split, bytes_of_kernels, learn
 from convscope.rfm.maps import Filters
 from convscope.rfm.settings import Settings
 from convscope.rfm.solve import RIDGES, best_ridge, solve
 
-_FEW, _AT = 256, 8  # images, and images at which gradients are taken
+_FEW, _AT = 256, 16  # images, and images at which gradients are taken
 _SOLVED = 500  # images in a linear system
 
 
 def forecast(data: Data, settings: Settings, splits: Sequence[Split], shared: bool = True) -> Cost:
-    """Returns the time and memory of a layer, of all iterations and splits, if no metric can be cut to a lower rank.
+    """Returns the time and memory of a layer, of all iterations and splits.
 
     Args:
         data: all images, as the machine of all images sees them.
@@ -28,41 +29,50 @@ def forecast(data: Data, settings: Settings, splits: Sequence[Split], shared: bo
         shared: whether the splits share the kernel of the fixed metric.
     """
     n, x = len(data), data.example
-    c, d = x.shape[1], settings.architecture.first(x.shape[1]).patch_dim
-    size = (x.shape[2], x.shape[3])
-    fixed, learned = (
-        estimate(
+
+    def kernel(m: int, metric: bool) -> Cost:
+        return estimate(
             n,
             None,
             settings.architecture,
             m,
-            size,
+            (x.shape[2], x.shape[3]),
             x.dtype,
             metric=metric,
             method=settings.method,
             device=x.device,
             max_memory=settings.max_memory // 2,
         )
-        for m, metric in ((c, False), (d, True))
-    )
+
+    ranks = _ranks(data, settings)
+    fixed, learned = kernel(x.shape[1], False), {rank: kernel(rank, True) for rank in set(ranks)}
     trained = [len(train) for train, _ in splits]
     # Kernels in units of that of all images with themselves.
     kernels = 1 + sum(m * (m + 2 * (n - m)) / n**2 for m in trained)
     images = n + sum(trained)
-    seconds = fixed.seconds * (1 if shared else kernels) + learned.seconds * kernels * settings.n_iters
-    seconds += _seconds_of_gradients(data, settings) * images * settings.n_iters
+    seconds = fixed.seconds * (1 if shared else kernels) + sum(learned[rank].seconds for rank in ranks) * kernels
+    seconds += sum(_seconds_of_gradients(data, settings, rank) for rank in (0, *ranks)[: settings.n_iters]) * images
     seconds += sum(_seconds_of_solution(m, data.targets.shape[1]) for m in (n, *trained)) * (settings.n_iters + 1)
-    kernel = n * n * x.element_size()
-    return Cost(seconds, data.images.nbytes + learned.bytes - kernel + bytes_of_kernels(n, x, settings))
+    beside = max(cost.bytes for cost in (fixed, *learned.values())) - n * n * x.element_size()
+    return Cost(seconds, data.images.nbytes + beside + bytes_of_kernels(n, x, settings))
 
 
-def _seconds_of_gradients(data: Data, settings: Settings) -> float:
-    """Returns what the gradients take for each training image."""
+def _ranks(data: Data, settings: Settings) -> list[int]:
+    """Returns the rank of each learned metric, as a machine of few images finds it."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    few = torch.randperm(len(data), generator=generator)[: min(max(len(data) // 8, 32), _FEW)]
+    quiet = replace(settings, agop_samples=_AT, verbose=False)
+    return [step.rank for step in learn(data[few], quiet)][1:]
+
+
+def _seconds_of_gradients(data: Data, settings: Settings, rank: int) -> float:
+    """Returns what the gradients take for each training image at a metric of a rank; 0: at the fixed one."""
     wanted = settings.agop_samples
     at = min(wanted if isinstance(wanted, int) else len(wanted), len(data))
     few = data[torch.arange(min(_FEW, len(data)))]
     d = settings.architecture.first(few.example.shape[1]).patch_dim
-    known = few.through(Filters.of(torch.eye(d, dtype=torch.float64) + 0.1), settings.architecture)
+    filters = Filters.of(torch.eye(d, dtype=torch.float64)[:rank]) if rank else Filters()
+    known = few.through(filters, settings.architecture)
     alpha = torch.randn(len(few), min(few.targets.shape[1], OUTPUTS), dtype=torch.float64)
     m = min(_AT, at)
 

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 METHODS = ("auto", "fused", "plain")
 
 # Pairs of images times positions of all layers that plain PyTorch does while the compiler works.
-_WORTH_COMPILING = 5e7
+_WORTH_COMPILING = 2e7
 _WORTH_SAYING = 5e9  # of these: from here on a run takes many seconds, and what it takes is measured first
 _LARGEST = 512  # images on each side of a block by the compiled path
 _CACHED = 2**24  # bytes of a block by the plain path on the CPU, beyond which its arrays leave the caches

@@ -14,10 +14,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from convscope.core import processes
 from convscope.core.errors import ConvscopeError
 from convscope.rfm.agop import predictor_agop, sketched
 from convscope.rfm.architecture import Architecture
@@ -30,6 +32,7 @@ from convscope.rfm.solve import RIDGES, best_ridge, solve
 Split = tuple[Tensor, Tensor]  # numbers of images to learn from, and of those held out
 # Makes room for a kernel of so many rows, or says None where memory has it.
 Space = Callable[[int], Tensor | None]
+T = TypeVar("T")
 Kernels = Callable[[Space], tuple[Tensor, Tensor | None]]
 # Leave-one-out needs an eigendecomposition, ten times a Cholesky factorisation: beyond so many images, a subset's.
 LEFT_OUT = 4000
@@ -111,6 +114,9 @@ class Step:
 def learn(data: Data, settings: Settings, held: Data | None = None, first: Kernels | None = None) -> Iterator[Step]:
     """Gives the machine at the fixed kernel and at each learned metric, ``settings.n_iters + 1`` steps.
 
+    Under ``torchrun``, with conjugate gradients, every process computes its own rows of the kernel and its share of
+    predictions and gradients; all call this with the same arguments and get the same steps.
+
     Args:
         data: the training images.
         settings: how.
@@ -127,6 +133,7 @@ def learn(data: Data, settings: Settings, held: Data | None = None, first: Kerne
     rows = _left_out_rows(len(data), settings.seed)
     offset = _mean(data) if settings.centre else data.targets.new_zeros(data.targets.shape[1])
     targets = data.targets - offset
+    share = _share(len(data), data.images, settings)
     root: Tensor | None = None
     dual: Tensor | None = None
     for t in range(settings.n_iters + 1):
@@ -137,21 +144,26 @@ def learn(data: Data, settings: Settings, held: Data | None = None, first: Kerne
             if first is not None and t == 0:
                 kernel, across = first(space)
             else:
-                kernel, across = kernel_of(known, None, settings, space(len(data))), None
+                kernel, across = share.kernel(known, settings, space), None
             # A kernel of zeros (black images) predicts 0 at any scale.
-            scale = float(kernel.max()) or 1.0
-            ridge, left_out = _leave_out(kernel, targets, data.weights, scale, rows, settings)
+            scale = max(share.gather(float(kernel.max()))) or 1.0
+            part = kernel
+            if len(rows) < len(data):
+                part = _submatrix(kernel, rows, rows) if share.all else kernel_of(known[rows], None, settings)
+            ridge, left_out = share.agreed(_leave_out(part, targets, data.weights, scale, rows, settings))
+            del part
             before = None if dual is None else dual / scale
             alpha = _solve(kernel, targets, ridge * scale, data.weights, before, settings)
             dual = alpha * scale
-            fitted = _times(kernel, alpha)
+            fitted = torch.cat(share.gather(_times(kernel, alpha)))
             predicted = None
             if held is not None and across is not None:
                 predicted = _times(across, alpha) + offset
             elif held is not None:
-                predicted = responses(known, alpha, held.through(filters, architecture), settings) + offset
+                new = held.through(filters, architecture)[share.of(len(held))]
+                predicted = torch.cat(share.gather(responses(known, alpha, new, settings))) + offset
             del kernel, across  # before the file that they may lie in
-        gram = _gradients(data, known, alpha, chosen, settings) if t < settings.n_iters else None
+        gram = _gradients(data, known, alpha, chosen, settings, share) if t < settings.n_iters else None
         rank = architecture.first(data.example.shape[1]).patch_dim if filters.weight is None else len(filters.weight)
         yield Step(
             iteration=t,
@@ -196,7 +208,8 @@ def responses(known: Filtered, alpha: Tensor, new: Filtered, settings: Settings)
     """
     size = max(settings.max_memory // (4 * len(known) * known.images.element_size()), 1)
     blocks = (new[start : start + size] for start in range(0, len(new), size))
-    return torch.cat([_times(kernel_of(block, known, settings), alpha) for block in blocks])
+    found = [_times(kernel_of(block, known, settings), alpha) for block in blocks]
+    return torch.cat([alpha.new_zeros(0, alpha.shape[1]).cpu(), *found])
 
 
 def relearn(
@@ -214,7 +227,7 @@ def relearn(
             kernel of the fixed metric is computed once for all of them.
     """
     with ExitStack() as stack:
-        if features is None:
+        if features is None and _share(len(data), data.images, settings).all:
             space = stack.enter_context(room(len(data), data.images, settings))
             kernel = [kernel_of(data.through(Filters(), settings.architecture), None, settings, space(len(data)))]
 
@@ -227,10 +240,11 @@ def relearn(
             found = _round(whole, parts)
             kernel.clear()  # for the machines still know it
         else:
-            whole = learn(replace(data, features=features[None]), settings)
+            seen_by = dict.fromkeys((None, *range(len(splits)))) if features is None else features
+            whole = learn(replace(data, features=seen_by[None]), settings)
             parts = []
             for i, (train, out) in enumerate(splits):
-                own = replace(data, features=features[i])
+                own = replace(data, features=seen_by[i])
                 parts.append(learn(own[train], settings, own[out]))
             found = _round(whole, parts)
     yield found
@@ -257,17 +271,22 @@ def _gradient_images(data: Data, settings: Settings) -> Tensor:
     return found
 
 
-def _gradients(data: Data, known: Filtered, alpha: Tensor, chosen: Tensor, settings: Settings) -> Tensor:
+def _gradients(data: Data, known: Filtered, alpha: Tensor, chosen: Tensor, settings: Settings, share: _Share) -> Tensor:
     """Returns the average gradient outer product, float64 [d, d]."""
-    return predictor_agop(
-        known,
-        alpha if alpha.shape[1] <= OUTPUTS else sketched(alpha, OUTPUTS, settings.seed),
-        known[chosen],
-        weights=None if data.weights is None else data.weights[chosen],
-        max_memory=settings.max_memory // 2,
-        method=settings.method,
-        progress=settings.verbose,
-    )
+    weights = torch.ones(len(chosen), dtype=torch.float64) if data.weights is None else data.weights[chosen]
+    own, total = share.of(len(chosen)), weights.sum()
+    gram = alpha.new_zeros(())
+    if len(chosen[own]):
+        gram = predictor_agop(
+            known,
+            alpha if alpha.shape[1] <= OUTPUTS else sketched(alpha, OUTPUTS, settings.seed),
+            known[chosen[own]],
+            weights=weights[own],
+            max_memory=settings.max_memory // 2,
+            method=settings.method,
+            progress=settings.verbose,
+        )
+    return sum(share.gather(gram * (weights[own].sum() / total)), alpha.new_zeros(()))
 
 
 def _mean(data: Data) -> Tensor:
@@ -283,13 +302,62 @@ def _left_out_rows(n: int, seed: int) -> Tensor:
 def _leave_out(
     kernel: Tensor, targets: Tensor, weights: Tensor | None, scale: float, rows: Tensor, settings: Settings
 ) -> tuple[float, Tensor]:
-    """Returns the ridge, in units of the scale, and the predictions [m, o] of the rows left out one at a time."""
-    part = kernel if len(rows) == len(kernel) else _submatrix(kernel, rows, rows)
+    """Returns the ridge, in units of the scale, and the predictions [m, o] of the rows left out one at a time.
+
+    Args:
+        kernel: [m, m], of these rows.
+        targets: [n, o].
+        weights: [n] or None.
+        scale: largest entry of the kernel of all rows.
+        rows: [m].
+        settings: how the machine learns.
+    """
     ridges = RIDGES if settings.ridge == "loo" else (float(settings.ridge),)
     found = best_ridge(
-        part, targets[rows], [ridge * scale for ridge in ridges], None if weights is None else weights[rows]
+        kernel, targets[rows], [ridge * scale for ridge in ridges], None if weights is None else weights[rows]
     )
     return found.ridge / scale, found.predictions.cpu()
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What one of several processes does of a machine's work.
+
+    Attributes:
+        rank: of the process.
+        world: number of processes that share the work; 1 where each does all of it.
+    """
+
+    rank: int
+    world: int
+
+    @property
+    def all(self) -> bool:
+        """Whether this process does everything."""
+        return self.world == 1
+
+    def of(self, n: int) -> slice:
+        """Returns which of n this process treats."""
+        return slice(n * self.rank // self.world, n * (self.rank + 1) // self.world)
+
+    def gather(self, part: T) -> list[T]:
+        """Returns the parts of all processes, in their order."""
+        return [part] if self.all else processes.gather(part)
+
+    def agreed(self, thing: T) -> T:
+        """Returns what the first process has, so that rounding never sends two processes different ways."""
+        return thing if self.all else processes.broadcast(thing)
+
+    def kernel(self, known: Filtered, settings: Settings, space: Space) -> Tensor:
+        """Returns this process's rows of the kernel of images with themselves."""
+        if self.all:
+            return kernel_of(known, None, settings, space(len(known)))
+        own = known[self.of(len(known))]
+        return kernel_of(own, known, settings, space(len(own)))
+
+
+def _share(n: int, images: Tensor, settings: Settings) -> _Share:
+    return _Share(0, 1) if _dense(n, images, settings) else _Share(*processes.rank_and_world())
 
 
 def kernel_of(left: Filtered, right: Filtered | None, settings: Settings, out: Tensor | None = None) -> Tensor:
