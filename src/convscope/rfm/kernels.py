@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ METHODS = ("auto", "fused", "plain")
 # Pairs of images times positions of all layers that plain PyTorch does while the compiler works.
 _WORTH_COMPILING = 2e7
 _WORTH_SAYING = 5e9  # of these: from here on a run takes many seconds, and what it takes is measured first
-_LARGEST = 512  # images on each side of a block by the compiled path
+_LARGEST = 256  # images on each side of a block by the compiled path
 _CACHED = 2**24  # bytes of a block by the plain path on the CPU, beyond which its arrays leave the caches
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -222,13 +223,15 @@ class Path:
     """How a kernel matrix is made, block by block.
 
     Attributes:
+        prepare: brings maps into the form that blocks are made of.
         block: makes a block from n1 and n2 images, whether these are the same, and what is told of pairs done.
         size: images on each side of a block.
         bytes: that a block takes while it is made.
         method: that leads here.
     """
 
-    block: Callable[[Maps, Maps, bool, Callable[[int], object]], Tensor]
+    prepare: Callable[[Maps], Any]
+    block: Callable[[Any, Any, bool, Callable[[int], object]], Tensor]
     size: int
     bytes: int
     method: str
@@ -246,10 +249,11 @@ class Path:
         n1, n2 = target.shape
         for i in range(0, n1, self.size):
             rows = slice(i, min(i + self.size, n1))
+            x = self.prepare(left[rows])
             for j in range(i if symmetric else 0, n2, self.size):
                 columns = slice(j, min(j + self.size, n2))
                 mirror = symmetric and i == j
-                part = self.block(left[rows], right[columns], mirror, done).to(target)
+                part = self.block(x, x if mirror else self.prepare(right[columns]), mirror, done).to(target)
                 target[rows, columns] = part
                 if symmetric and not mirror:
                     target[columns, rows] = part.mT
@@ -284,14 +288,13 @@ def _compiled(maps: Maps, architecture: Architecture, n: int, max_memory: int) -
     # b images on both sides and their b x b pairs take of_image b + item b^2 bytes.
     size = min(int((math.sqrt(of_image**2 + 4 * item * max_memory) - of_image) / (2 * item)), _LARGEST, n)
 
-    def block(left: Maps, right: Maps, mirror: bool, done: Callable[[int], object]) -> Tensor:
-        found = np.empty((len(left), len(right)), plan.mean.dtype)
-        first = plan.flat(left)
-        for pairs in plan.fill(found, first, first if mirror else plan.flat(right), mirror):
+    def block(left: fused.Flat, right: fused.Flat, mirror: bool, done: Callable[[int], object]) -> Tensor:
+        found = np.empty((len(left.own), len(right.own)), plan.mean.dtype)
+        for pairs in plan.fill(found, left, right, mirror):
             done(pairs)
         return torch.from_numpy(found)
 
-    return Path(block, size, of_image * size + item * size**2, "fused")
+    return Path(plan.flat, block, size, of_image * size + item * size**2, "fused")
 
 
 def _in_torch(maps: Maps, architecture: Architecture, n: int, max_memory: int) -> Path:
@@ -307,7 +310,7 @@ def _in_torch(maps: Maps, architecture: Architecture, n: int, max_memory: int) -
         done(len(left) * (len(left) + 1) // 2 if mirror else found.numel())
         return found.triu() + found.triu(1).mT if mirror else found
 
-    return Path(block, size, of_pair * size**2, "plain")
+    return Path(lambda maps: maps, block, size, of_pair * size**2, "plain")
 
 
 def as_tensor(array: np.ndarray | Tensor, name: str) -> Tensor:
