@@ -52,7 +52,7 @@ class DeepConvRFMClassifier(Classifies):
         image_shape: of rows.
         channels: first or last.
         solver: of the linear system.
-        max_memory: in bytes.
+        max_memory: bytes that learning and predicting may take, beside the images and the libraries.
         method: of kernels.
         device: where to compute.
         verbose: whether to show an estimate of time and memory, and progress.

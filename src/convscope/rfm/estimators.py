@@ -118,7 +118,7 @@ class ConvRFMClassifier(Classifies, ConvRFM):
             is a channel of one pixel.
         channels: whether channels come "first" or "last"; "auto": where patches and at most 4 channels fit.
         solver: "cholesky"; "cg": conjugate gradients on a kernel that lies in a temporary file; "auto": by memory.
-        max_memory: in bytes.
+        max_memory: bytes that learning and predicting may take, beside the images and the libraries.
         method: how kernels are computed: "fused", "plain", or "auto".
         device: "cpu", "cuda", or "auto": "cuda" where there is one.
         verbose: whether to show an estimate of time and memory, and progress.

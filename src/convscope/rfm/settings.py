@@ -25,7 +25,7 @@ class Settings:
         threshold: share of the metric's eigenvalues, the smallest ones, that are set to 0.
         rank_tol: share of the metric's trace that may be left out to save time.
         solver: "cholesky"; "cg": conjugate gradients on a kernel that lies in a file; "auto": by what memory allows.
-        max_memory: in bytes.
+        max_memory: bytes that learning and predicting may take, beside the images and the libraries.
         method: how kernels are computed, as ``conv_kernel`` takes it.
         centre: whether the mean of the targets is taken off first.
         seed: of the draw of images for the gradients.
