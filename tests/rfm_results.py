@@ -24,7 +24,7 @@ def fitted(scores, *, best=None, d=27, error=0.02, **changes):
     history = [
         {
             "iteration": t, "train_score": 1.0, "loo_score": score + 0.2, "selection_score": score,
-            "selection_error": error, "ridge": 1e-4, "rank": d - t, "seconds": 1.0,
+            "selection_error": error, "selection_gain_error": error / 2, "ridge": 1e-4, "rank": d - t, "seconds": 1.0,
         }
         for t, score in enumerate(scores)
     ]  # fmt: skip

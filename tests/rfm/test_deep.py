@@ -84,6 +84,13 @@ def test_each_parameter_of_the_layers_changes_predictions(name, value):
     assert np.abs(before.decision_function(new) - after.decision_function(new)).max() > 1e-3
 
 
+def test_gains_of_every_layer_are_over_the_fixed_kernel_of_the_first():
+    deep = fitted()
+    errors = [[entry["selection_gain_error"] for entry in part.history_] for part in deep.layers_]
+    assert errors[0][0] == 0
+    assert errors[1][0] > 0
+
+
 def test_stride_is_taken_once():
     deep = fitted(side=12, stride=2, selection=None)
     assert deep._features(1)(torch.from_numpy(deep.X_fit_)).shape[-1] == 5

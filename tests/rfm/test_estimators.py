@@ -68,7 +68,8 @@ def test_fitted_attributes_have_the_shapes_that_they_say():
     assert clf.X_fit_.shape == (40, 2, 6, 6)
     assert [entry["iteration"] for entry in clf.history_] == [0, 1]
     assert set(clf.history_[0]) == {
-        "iteration", "train_score", "loo_score", "selection_score", "selection_error", "ridge", "rank", "seconds"
+        "iteration", "train_score", "loo_score", "selection_score", "selection_error", "selection_gain_error", "ridge",
+        "rank", "seconds",
     }  # fmt: skip
     best = clf.history_[clf.best_iteration_]
     assert (clf.selection_score_, clf.selection_error_, clf.loo_score_) == (

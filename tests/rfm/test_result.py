@@ -63,7 +63,7 @@ def test_gains_of_every_layer_are_over_the_kernel_of_the_images_themselves():
     deeper = made.stack[1].iterations
     assert [n["gain"].value for n in deeper] == pytest.approx([0, 12, 14])
     assert [n["gain_selection"].value for n in deeper] == pytest.approx([0, 15, 10])
-    assert deeper[1]["gain_selection"].spread == pytest.approx(100 * math.hypot(0.02, 0.02))
+    assert deeper[1]["gain_selection"].spread == pytest.approx(100 * 0.02 / 2)
 
 
 def test_chance_is_the_most_frequent_class_of_the_images_in_question():

@@ -165,6 +165,30 @@ def test_r_squared_is_the_textbooks_and_its_error_the_jackknifes():
     assert found.error == pytest.approx(jackknife_error(score, f, y), rel=0.05)
 
 
+def test_a_gain_is_the_difference_of_scores_and_its_error_paired():
+    (scores, labels), (others, _) = sampled(200, 1.0), sampled(200, 0.5)
+    gained = (scores.argmax(1) == labels).double() - (others.argmax(1) == labels).double()
+    found = accuracy(scores, labels, None, others)
+    assert found.mean == pytest.approx(float(gained.mean()))
+    assert found.error == pytest.approx(float(gained.std()) / math.sqrt(200))
+    weights = torch.linspace(0.5, 2, 200)
+    apart = accuracy(scores, labels, weights).mean - accuracy(others, labels, weights).mean
+    assert accuracy(scores, labels, weights, others).mean == pytest.approx(apart)
+    assert accuracy(scores, labels, weights, scores) == (0, 0)
+
+    g = np.random.default_rng(1)
+    y = g.normal(size=(300, 2))
+    noise = g.normal(size=(300, 2))
+    first, second = y + noise, y + 0.9 * noise
+
+    def gain(first, second, y):
+        return r_squared(*map(torch.from_numpy, (second, y))).mean - r_squared(*map(torch.from_numpy, (first, y))).mean
+
+    found = r_squared(*map(torch.from_numpy, (second, y)), before=torch.from_numpy(first))
+    assert found.mean == pytest.approx(gain(first, second, y))
+    assert found.error == pytest.approx(jackknife_error(gain, first, second, y), rel=0.05)
+
+
 def test_scores_that_cannot_be_are_nan_not_zero():
     assert math.isnan(r_squared(torch.ones(3, 1), torch.ones(3, 1)).mean)
     assert math.isnan(accuracy(torch.ones(1, 2), torch.zeros(1, dtype=torch.long)).error)

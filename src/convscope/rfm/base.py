@@ -28,7 +28,7 @@ from convscope.rfm.inputs import Form, as_array, check_images, clipped
 from convscope.rfm.learned import Judge, Learned, Outcome, Stage, learned
 from convscope.rfm.machine import Data, Split, Step, relearn, responses
 from convscope.rfm.maps import Features, Filtered, Filters, identities, seen
-from convscope.rfm.selection import accuracy, temperature
+from convscope.rfm.selection import Score, accuracy, temperature
 from convscope.rfm.settings import Settings
 
 Calibrate = Callable[[Outcome], None]
@@ -131,6 +131,7 @@ class Learner(BaseEstimator):  # type: ignore[misc]
         parts: list[Split],
         judge: Judge,
         features: Mapping[int | None, Features] | None = None,
+        fixed: Tensor | None = None,
     ) -> tuple[Outcome, bool]:
         """Returns what a layer learned, and whether it was not interrupted.
 
@@ -140,6 +141,7 @@ class Learner(BaseEstimator):  # type: ignore[misc]
             parts: numbers of the images to learn from and of those held out.
             judge: gives the score of predictions.
             features: as ``relearn`` takes them.
+            fixed: as ``learned`` takes it.
 
         Raises:
             KeyboardInterrupt: when it was interrupted before the end of the first iteration.
@@ -166,7 +168,7 @@ class Learner(BaseEstimator):  # type: ignore[misc]
             complete = False
         q = settings.architecture.patch_size
         rows = torch.cat([out for _, out in parts]) if parts else torch.arange(0)
-        return learned(rounds, rows, judge, (own.example.shape[1], q, q)), complete
+        return learned(rounds, rows, judge, (own.example.shape[1], q, q), fixed), complete
 
     def _check(self) -> None:
         """Checks that the parts of a loaded machine fit together.
@@ -290,8 +292,8 @@ class Classifies(ClassifierMixin, Learner):  # type: ignore[misc]
         labels = torch.from_numpy(codes)
         targets = torch.nn.functional.one_hot(labels, len(self.classes_)).double()
 
-        def judge(predictions: Tensor, of: Tensor) -> Any:
-            return accuracy(predictions, labels[of], None if weights is None else weights[of])
+        def judge(predictions: Tensor, of: Tensor, before: Tensor | None = None) -> Score:
+            return accuracy(predictions, labels[of], None if weights is None else weights[of], before)
 
         def calibrate(found: Outcome) -> None:
             chosen = None if weights is None else weights[found.rows]

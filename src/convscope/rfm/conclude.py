@@ -32,7 +32,8 @@ class Fitted(Protocol):
 
     Attributes:
         metric_: float64 [d, d], of the chosen iteration.
-        history_: for each iteration "train_score", "loo_score", "selection_score", "selection_error", "ridge", "rank".
+        history_: for each iteration "train_score", "loo_score", "selection_score", "selection_error",
+            "selection_gain_error", "ridge", "rank".
         best_iteration_: the chosen one.
     """
 
@@ -105,7 +106,9 @@ def conclude(
                     table["selection"] = _against(table["selection"], permuted[i].history_[t])
                 if i or t:
                     fixed = (stack[0].iterations if stack else tables)[0]
-                    table["gain_selection"] = _difference(table["selection"], fixed["selection"])
+                    gained = 100 * (table["selection"].value - fixed["selection"].value)
+                    error = 100 * _value(step, "selection_gain_error")
+                    table["gain_selection"] = Number(gained, error, (0.0, 0.0), "gain_selection", "the fixed kernel")
             tables.append(table)
         stack.append(_layer(layer, tables, shape if i == 0 else (-1, *shape[1:])))
     metric = torch.as_tensor(layers[0].metric_)
@@ -185,14 +188,6 @@ def _on_test(tested: Tested, layer: int, iteration: int) -> dict[str, Number]:
 def _error(values: NDArray[np.float64]) -> float:
     """Returns the standard error of a mean, NaN for one value."""
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
-
-
-def _difference(learned: Number, fixed: Number) -> Number:
-    error = None
-    if learned.spread is not None and fixed.spread is not None:
-        error = 100 * math.hypot(learned.spread, fixed.spread)
-    gained = 100 * (learned.value - fixed.value)
-    return Number(gained, error, (0.0, 0.0), "gain_selection", "the fixed kernel")
 
 
 def _beside(metric: Tensor | None, cnn: Beside) -> dict[str, Number]:

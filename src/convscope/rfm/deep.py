@@ -161,7 +161,8 @@ class DeepConvRFMClassifier(Classifies):
                     chain.append(self._drawn(roots[key], layer, data.images))
                 features = {key: partial(self._through, list(chain)) for key, chain in chains.items()}
             try:
-                outcome, complete = self._learned(data, layer, parts, judge, features)
+                fixed = layers[0].fixed if layer else None
+                outcome, complete = self._learned(data, layer, parts, judge, features, fixed)
             except KeyboardInterrupt:
                 if not layers:
                     raise

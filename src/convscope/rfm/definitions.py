@@ -32,7 +32,8 @@ DEFINITIONS = {
         "gain of feature learning on held-out images, in percentage points",
         "100 · (accuracy on held-out images − that of the fixed kernel)",
         "ours",
-        "Its standard error is that of two independent accuracies; being on the same images, it is rather too large.",
+        "Its standard error is that of the mean over held-out images of the difference of right (1) and wrong (0): "
+        "both machines predict the same images.",
     ),
     "loo": Definition(
         "leave-one-out accuracy",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from convscope.rfm.base import Calibrate, Classifies, Learner
 from convscope.rfm.learned import Judge, Learned, Selection, splits
 from convscope.rfm.machine import Data
 from convscope.rfm.maps import identities
-from convscope.rfm.selection import r_squared
+from convscope.rfm.selection import Score, r_squared
 
 
 class ConvRFM(Learner):
@@ -129,7 +129,8 @@ class ConvRFMClassifier(Classifies, ConvRFM):
         metric_root_: float64 [d, d], A with A^2 = M.
         filters_: float64 [r, c, q, q], leading eigenvectors of the metric as patches.
         history_: a dictionary for each iteration, from 0 (the fixed kernel): "iteration", "train_score", "loo_score",
-            "selection_score", "selection_error" (standard error), "ridge", "rank", "seconds".
+            "selection_score", "selection_error" (standard error), "selection_gain_error" (that of the gain over the
+            fixed kernel), "ridge", "rank", "seconds".
         best_iteration_: the one that is used.
         selection_score_: its accuracy on held-out images; None without selection.
         loo_score_: its accuracy by leave-one-out: too good once the metric has seen the labels.
@@ -179,8 +180,8 @@ class ConvRFMRegressor(RegressorMixin, ConvRFM):  # type: ignore[misc]
         self.target_shape_ = y.shape[1:]
         targets = torch.tensor(y, dtype=torch.float64).reshape(len(y), -1)
 
-        def judge(predictions: Tensor, of: Tensor) -> Any:
-            return r_squared(predictions, targets[of], None if weights is None else weights[of])
+        def judge(predictions: Tensor, of: Tensor, before: Tensor | None = None) -> Score:
+            return r_squared(predictions, targets[of], None if weights is None else weights[of], before)
 
         self._learn(Data(images, targets, weights, identities(images)[0], rows), None, judge, lambda *_: None)
         return self

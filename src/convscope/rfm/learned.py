@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -18,10 +18,17 @@ from convscope.rfm.shown import leading
 
 Selection = Literal["cv", "holdout"] | None
 SELECTIONS = ("cv", "holdout", None)
-# Gives the score, the larger the better, of predictions [m, o] for the images of these numbers [m].
-Judge = Callable[[Tensor, Tensor], Score]
-
 LARGE = 5000  # images: from there on one fold tells enough
+
+
+class Judge(Protocol):
+    """Gives the score, the larger the better, of predictions [m, o] for the images of these numbers [m].
+
+    With predictions of another machine, ``before``, what was gained on that one.
+    """
+
+    def __call__(self, predictions: Tensor, rows: Tensor, before: Tensor | None = None, /) -> Score:
+        """Returns the mean and its standard error."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +72,9 @@ class Learned:
 
     Attributes:
         history_: for each iteration, from 0 (the fixed kernel): "iteration", "train_score", "loo_score",
-            "selection_score" and "selection_error" (its standard error; both None without selection), "ridge" in units
-            of the kernel's largest entry, "rank" of the metric, "seconds".
+            "selection_score", "selection_error" (its standard error) and "selection_gain_error" (that of its difference
+            from the fixed kernel's of the first layer; all None without selection), "ridge" in units of the kernel's
+            largest entry, "rank" of the metric, "seconds".
         best_iteration_: the one used: of the best selection score, the first of equals; without selection the last.
         selection_score_: of that iteration, on images that nothing was learned from; None without selection.
         selection_error_: its standard error.
@@ -93,6 +101,7 @@ class Outcome:
     Attributes:
         machine: the machine.
         predictions: float64 [m, o] at its best iteration, for held-out images; without selection by leave-one-out.
+        fixed: float64 [m, o], predictions of the first layer's fixed kernel for held-out images; None without them.
         rows: int64 [m], the numbers of these images.
         roots: A of each split's machine at that iteration, None for the identity.
         root: A of the machine.
@@ -100,13 +109,18 @@ class Outcome:
 
     machine: Learned
     predictions: Tensor
+    fixed: Tensor | None
     rows: Tensor
     roots: list[Tensor | None]
     root: Tensor | None
 
 
 def learned(
-    rounds: Sequence[tuple[Step, list[Step]]], rows: Tensor, judge: Judge, patch: tuple[int, int, int]
+    rounds: Sequence[tuple[Step, list[Step]]],
+    rows: Tensor,
+    judge: Judge,
+    patch: tuple[int, int, int],
+    fixed: Tensor | None = None,
 ) -> Outcome:
     """Returns the machine at its best iteration.
 
@@ -115,18 +129,23 @@ def learned(
         rows: int64 [m], numbers of the held-out images of these, one machine after the other.
         judge: gives the score of predictions.
         patch: (c, q, q).
+        fixed: float64 [m, o], predictions of the first layer's fixed kernel; None: this is the first layer.
     """
     steps = [step for step, _ in rounds]
     outside = [torch.cat([held for part in parts if (held := part.held) is not None]) for _, parts in rounds if parts]
     history: list[dict[str, Any]] = []
     for t, step in enumerate(steps):
-        value, error = judge(outside[t], rows) if outside else (None, None)
+        value = error = gain_error = None
+        if outside:
+            fixed = outside[0] if fixed is None else fixed
+            (value, error), (_, gain_error) = judge(outside[t], rows), judge(outside[t], rows, fixed)
         history.append({
             "iteration": step.iteration,
             "train_score": judge(step.fitted, torch.arange(len(step.fitted)))[0],
             "loo_score": judge(step.left_out, step.left_out_rows)[0],
             "selection_score": value,
             "selection_error": error,
+            "selection_gain_error": gain_error,
             "ridge": step.ridge,
             "rank": step.rank,
             "seconds": step.seconds,
@@ -149,7 +168,7 @@ def learned(
     )
     predictions = outside[best] if outside else step.left_out
     roots = [part.metric_root for part in rounds[best][1]]
-    return Outcome(machine, predictions, rows if outside else step.left_out_rows, roots, root)
+    return Outcome(machine, predictions, fixed, rows if outside else step.left_out_rows, roots, root)
 
 
 def first_best(scores: Sequence[float]) -> int:

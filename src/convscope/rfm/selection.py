@@ -115,29 +115,34 @@ def holdout(
     return folds(n, round(1 / share), seed, labels=labels, groups=groups)[0]
 
 
-def accuracy(predictions: Tensor, labels: Tensor, weights: Tensor | None = None) -> Score:
-    """Returns the share of images whose largest output is that of their class.
+def accuracy(predictions: Tensor, labels: Tensor, weights: Tensor | None = None, before: Tensor | None = None) -> Score:
+    """Returns the share of images whose largest output is that of their class, or what was gained on another machine.
 
     Args:
         predictions: [n, classes].
         labels: int64 [n], column of the image's class.
         weights: [n], of each image; None for 1.
+        before: [n, classes], predictions of another machine for the same images.
 
     Example:
         >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 1.0], [0.0, 3.0], [1.0, 0.0]]), torch.tensor([0, 1, 0, 0])).mean
         0.75
     """
     wrong = (predictions.argmax(1) != labels).double()
-    return _share_explained(wrong, torch.ones_like(wrong), weights)
+    lost = None if before is None else (before.argmax(1) != labels).double()
+    return _share_explained(wrong, torch.ones_like(wrong), weights, lost)
 
 
-def r_squared(predictions: Tensor, targets: Tensor, weights: Tensor | None = None) -> Score:
+def r_squared(
+    predictions: Tensor, targets: Tensor, weights: Tensor | None = None, before: Tensor | None = None
+) -> Score:
     """Returns the share of the targets' variance that is predicted, summed over outputs; NaN for constant targets.
 
     Args:
         predictions: [n, o].
         targets: [n, o].
         weights: [n], of each image; None for 1.
+        before: [n, o], predictions of another machine for the same images; then what was gained on it.
 
     Example:
         >>> r_squared(torch.tensor([[0.0], [1.0], [1.0]]), torch.tensor([[0.0], [1.0], [2.0]])).mean
@@ -146,7 +151,9 @@ def r_squared(predictions: Tensor, targets: Tensor, weights: Tensor | None = Non
     y = targets.double()
     w = torch.ones_like(y[:, 0]) if weights is None else weights.double()
     mean = (w[:, None] * y).sum(0) / w.sum()
-    return _share_explained((predictions.double() - y).square().sum(1), (y - mean).square().sum(1), weights)
+    lost = (predictions.double() - y).square().sum(1)
+    at_first = None if before is None else (before.double() - y).square().sum(1)
+    return _share_explained(lost, (y - mean).square().sum(1), weights, at_first)
 
 
 def temperature(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
@@ -195,11 +202,19 @@ def temperature(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -
     return math.exp(float(found.x))
 
 
-def _share_explained(lost: Tensor, possible: Tensor, weights: Tensor | None) -> Score:
-    """Returns 1 - sum(w lost) / sum(w possible), with the delta method's standard error of the ratio."""
+def _share_explained(lost: Tensor, possible: Tensor, weights: Tensor | None, before: Tensor | None) -> Score:
+    """Returns sum(w (before - lost)) / sum(w possible), with the delta method's standard error of the ratio.
+
+    Args:
+        lost: [n], of each image.
+        possible: [n], what could be lost.
+        weights: [n]; None for 1.
+        before: [n], what another machine loses; None: all that is possible.
+    """
     w = torch.ones_like(lost) if weights is None else weights.to(lost)
     whole = (w * possible).sum()
-    ratio = (w * lost).sum() / whole
+    gained = (possible if before is None else before) - lost
+    ratio = (w * gained).sum() / whole
     n = len(lost)
-    spread = (w * (lost - ratio * possible)).square().sum().sqrt() / whole
-    return Score(float(1 - ratio), float(spread) * math.sqrt(n / (n - 1)) if n > 1 else math.nan)
+    spread = (w * (gained - ratio * possible)).square().sum().sqrt() / whole
+    return Score(float(ratio), float(spread) * math.sqrt(n / (n - 1)) if n > 1 else math.nan)

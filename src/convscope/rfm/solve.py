@@ -16,7 +16,7 @@ from convscope.core.errors import ConvscopeError
 from convscope.rfm.conjugate import descend
 from convscope.rfm.rows import Kernel, Rows, check_ridge, indefinite
 
-RIDGES = tuple(10.0**power for power in range(-8, 2))  # relative to the largest entry of the kernel
+RIDGES = tuple(10.0 ** (power / 2) for power in range(-16, 3))  # relative to the largest entry of the kernel
 
 _DOUBLE_UP_TO = 8000  # images: beyond, a float32 factor takes half the time and memory
 _REFINED, _REFINEMENTS = 1e-10, 20
