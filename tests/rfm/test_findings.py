@@ -39,7 +39,7 @@ def test_an_undecided_difference_did_not_help_beyond_doubt(count):
 def test_without_test_images_held_out_ones_say_it():
     finding = result(fitted([0.5, 0.7])).findings()[0]
     assert finding.text.startswith("70.0 % of held-out images are right with the learned metric, 50.0 % with the fixed")
-    assert "helped, by +20.0 ± 2.8" in finding.text
+    assert "helped, by +20.0 ± 1.0" in finding.text
     assert finding.number.definition == "gain_selection"
 
 
@@ -48,7 +48,7 @@ def test_where_the_fixed_kernel_was_kept_learning_did_not_help():
     text = texts(made)[0]
     assert text == (
         "Feature learning did not help: the fixed kernel is the best on held-out images (70.0 % right); the best "
-        "learned metric differs by −5.0 ± 2.8 percentage points."
+        "learned metric differs by −5.0 ± 1.0 percentage points."
     )
     assert not any("effective rank" in t or "Iteration" in t for t in texts(made))
 
