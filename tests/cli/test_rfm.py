@@ -153,6 +153,16 @@ def test_a_cnn_of_the_same_architecture_is_compared(go):
     assert set(result.cnn) == {"NFM", "AGOP"}
 
 
+def test_brightness_is_taken_off_where_asked(go, tmp_path):
+    means = []
+    for word in ((), ("--centre",)):
+        kept = tmp_path / f"{len(word)}.safetensors"
+        go("train.npz", "--save", kept, *word, *SMALL)
+        means.append(float(ConvRFMClassifier.load(kept).mean_[0]))
+    assert means[0] == 0
+    assert 0.4 < means[1] < 0.6
+
+
 @pytest.mark.parametrize("padding", ["valid", "first", "same"])
 def test_the_cnn_has_the_maps_of_the_kernels_network(padding):
     from convscope.rfm.architecture import Architecture

@@ -132,6 +132,26 @@ def test_each_parameter_of_the_machine_changes_predictions(cls, name):
     assert (before - after).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("cls", BOTH)
+def test_centred_machines_do_not_see_how_bright_images_are(cls):
+    x, y = images(channels=2)
+    new, _ = images(20, channels=2, seed=1)
+    bright = np.array([3.0, -2.0])[:, None, None]
+    plain, shifted = (cls(**SMALL, centre=True).fit(x + shift, y) for shift in (0 * bright, bright))
+    assert np.allclose(shifted.mean_ - plain.mean_, [3.0, -2.0])
+    assert torch.allclose(plain._scores(new), shifted._scores(new + bright), atol=1e-8)
+    other = cls(**SMALL).fit(x + bright, y)
+    assert not other.mean_.any()
+    assert (other._scores(new + bright) - shifted._scores(new + bright)).abs().max() > 1e-3
+
+
+def test_the_mean_counts_images_by_their_weights():
+    x, y = images(channels=2)
+    weights = np.arange(40) % 3
+    clf = ConvRFMClassifier(**SMALL, centre=True).fit(x, y, weights)
+    assert np.allclose(clf.mean_, np.average(x.mean((2, 3)), axis=0, weights=weights))
+
+
 def test_selection_decides_which_images_are_held_out():
     x, _ = images(60)
     y = np.random.default_rng(0).integers(0, 2, 60)

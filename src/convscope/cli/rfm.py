@@ -90,6 +90,7 @@ class _Read:
     "--padding", type=click.Choice(["valid", "first", "same"]), default="valid", show_default=True,
     help="Zeros around the images: none, in the first layer, in every layer.",
 )  # fmt: skip
+@click.option("--centre", is_flag=True, help="Take each channel's mean over the training images off.")
 @click.option("--cnn", is_flag=True, help="Also train a CNN and compare its first layer with the learned metric.")
 @click.option("--permuted", is_flag=True, help="Also learn from permuted labels, to know what chance gives.")
 @click.option(
@@ -117,6 +118,7 @@ def rfm(
     iterations: int,
     ridge: float | Literal["loo"],
     padding: Literal["valid", "first", "same"],
+    centre: bool,
     cnn: bool,
     permuted: bool,
     limit: int | None,
@@ -158,7 +160,7 @@ def rfm(
             "patch_size": patch_size, "depth": depth, "n_iters": iterations, "ridge": ridge, "padding": padding,
             "random_state": seed, "max_memory": int(max_memory * 2**30), "device": place,
             "verbose": int(progress and is_first_process()),
-            "channels": "first", **({"n_layers": depth} if deep else {}),
+            "channels": "first", "centre": centre, **({"n_layers": depth} if deep else {}),
         }  # fmt: skip
         reading = Reading(limit, size, 1024, workers, max_memory, resume=False)
         try:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from convscope.core.errors import ConvscopeError
 from convscope.inputs.files import reason, shown
 from convscope.rfm import store
-from convscope.rfm.architecture import Architecture
+from convscope.rfm.architecture import Architecture, as_double
 from convscope.rfm.forecast import forecast
 from convscope.rfm.inputs import Form, as_array, check_images, clipped
 from convscope.rfm.learned import Judge, Learned, Outcome, Stage, learned
@@ -43,12 +43,14 @@ class Learner(BaseEstimator):  # type: ignore[misc]
     """Images in, a machine learned, outputs out; subclasses have the parameters of ``ConvRFMClassifier`` and learn.
 
     Attributes:
-        X_fit_: [n, c, h, w], the training images.
+        X_fit_: [n, c, h, w], the training images, less their mean.
+        mean_: float64 [c], of each channel over the training images; 0 where they are not centred.
         form_: how images come.
         settings_: of the first layer.
     """
 
     X_fit_: NDArray
+    mean_: NDArray
     form_: Form
     settings_: Settings
 
@@ -177,6 +179,8 @@ class Learner(BaseEstimator):  # type: ignore[misc]
             ValueError: when they do not.
         """
         known = self.X_fit_
+        if self.mean_.shape != known.shape[1:2] or not np.isfinite(self.mean_).all():
+            raise ValueError(f"mean_ must be finite, one number for each of the {known.shape[1]} channels")
         if known.ndim != 4 or known.shape[1:] != self.form_.shape or not np.isfinite(known).all():
             raise ValueError(f"X_fit_ must be finite images {self.form_.shape}, got {known.shape}")
         for i, part in enumerate(self._parts()):
@@ -223,13 +227,20 @@ class Learner(BaseEstimator):  # type: ignore[misc]
         )
         images = self.form_.images(x[rows]).to(_device(p["device"]))
         check_images(images)
-        return images, y[rows], weights, torch.from_numpy(rows)
+        self.mean_ = np.zeros(images.shape[1])
+        if p["centre"]:
+            self.mean_ = _means(images, weights)
+        return self._centred(images), y[rows], weights, torch.from_numpy(rows)
 
     def _received(self, X: ArrayLike) -> Tensor:
         """Returns new images [m, c, h, w] like those it was fitted on."""
         check_is_fitted(self)
         x = validate_data(self, as_array(X), allow_nd=True, dtype="numeric", reset=False)
-        return self.form_.images(x).to(_device(self.get_params()["device"]), torch.from_numpy(self.X_fit_[:0]).dtype)
+        images = self.form_.images(x).to(_device(self.get_params()["device"]), torch.from_numpy(self.X_fit_[:0]).dtype)
+        return self._centred(images)
+
+    def _centred(self, images: Tensor) -> Tensor:
+        return images - torch.from_numpy(self.mean_).to(images)[:, None, None] if self.mean_.any() else images
 
     def _outputs(self, images: Tensor, layer: int, iteration: int) -> Tensor:
         """Returns the outputs of one stage of the machine, float64 [m, o]."""
@@ -335,6 +346,12 @@ class Classifies(ClassifierMixin, Learner):  # type: ignore[misc]
 
 def _is_fitted(name: str) -> bool:
     return name.endswith("_") and not name.startswith("_")
+
+
+def _means(images: Tensor, weights: Tensor | None) -> NDArray:
+    """Returns each channel's mean over images, float64 [c]."""
+    of_image = as_double(images.mean((2, 3)))
+    return np.average(of_image.numpy(), axis=0, weights=None if weights is None else weights.numpy())
 
 
 def _device(name: str | torch.device) -> torch.device:

@@ -49,6 +49,7 @@ class DeepConvRFMClassifier(Classifies):
         threshold: share of the metrics' eigenvalues set to 0.
         rank_tol: share of a metric's trace that may be left out; in later layers, of long patches, it saves most.
         n_splits: number of folds.
+        centre: whether each channel's mean over the training images is taken off.
         image_shape: of rows.
         channels: first or last.
         solver: of the linear system.
@@ -100,6 +101,7 @@ class DeepConvRFMClassifier(Classifies):
         threshold: float = 0.0,
         rank_tol: float = 1e-2,
         n_splits: int = 5,
+        centre: bool = False,
         image_shape: Sequence[int] | None = None,
         channels: Literal["auto", "first", "last"] = "auto",
         solver: Literal["auto", "cholesky", "cg"] = "auto",
@@ -125,6 +127,7 @@ class DeepConvRFMClassifier(Classifies):
         self.threshold = threshold
         self.rank_tol = rank_tol
         self.n_splits = n_splits
+        self.centre = centre
         self.image_shape = image_shape
         self.channels = channels
         self.solver = solver

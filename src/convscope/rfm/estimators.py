@@ -41,6 +41,7 @@ class ConvRFM(Learner):
         threshold: float = 0.0,
         rank_tol: float = 1e-4,
         n_splits: int = 5,
+        centre: bool = False,
         image_shape: Sequence[int] | None = None,
         channels: Literal["auto", "first", "last"] = "auto",
         solver: Literal["auto", "cholesky", "cg"] = "auto",
@@ -63,6 +64,7 @@ class ConvRFM(Learner):
         self.threshold = threshold
         self.rank_tol = rank_tol
         self.n_splits = n_splits
+        self.centre = centre
         self.image_shape = image_shape
         self.channels = channels
         self.solver = solver
@@ -114,6 +116,8 @@ class ConvRFMClassifier(Classifies, ConvRFM):
         threshold: share of the metric's eigenvalues, the smallest, set to 0; 0.75 with the official flag.
         rank_tol: share of the metric's trace that may be left out to save time.
         n_splits: number of folds; one of them is held out with "holdout".
+        centre: whether each channel's mean over the training images is taken off; it helps where what tells the
+            classes apart is small beside the images' brightness.
         image_shape: shape that rows [n, d] are given, (h, w), (c, h, w) or (h, w, c); without it each entry of a row
             is a channel of one pixel.
         channels: whether channels come "first" or "last"; "auto": where patches and at most 4 channels fit.
