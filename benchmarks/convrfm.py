@@ -24,6 +24,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 
+from convscope.core.errors import ConvscopeError
 from convscope.papers.beaglehole2023_convrfm_images import CIFAR10, NOISY, STAR, Case, Draw
 from convscope.papers.registry import Setup
 from convscope.rfm.deep import DeepConvRFMClassifier
@@ -162,7 +163,11 @@ def main() -> None:
     if unknown := set(arguments.cases) - set(CASES):
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
     if arguments.here:
-        found = CASES[arguments.cases[0]]()
+        try:
+            found = CASES[arguments.cases[0]]()
+        except ConvscopeError as error:  # data that are not at hand
+            print(json.dumps({"skipped": str(error)}))
+            return
         print(json.dumps(found | {"peak GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
         return
     for name in arguments.cases or list(CASES)[:-1]:

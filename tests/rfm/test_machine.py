@@ -121,7 +121,7 @@ def test_gradients_are_taken_at_the_images_that_are_named():
 
 
 def test_the_mean_of_centred_targets_is_no_part_of_the_kernel_machine():
-    known, how = data(), settings(centre=True)
+    known, how = data(), settings(centre_targets=True)
     moved = replace(known, targets=known.targets + 100)
     for a, b in zip(learn(known, how), learn(moved, how), strict=True):
         assert torch.allclose(a.fitted + 100, b.fitted)

@@ -11,38 +11,42 @@ import torch
 from rfm.machines import data, settings
 
 from convscope.core import processes
-from convscope.rfm import machine
+from convscope.rfm import machine, space
 
 SPLIT = (torch.arange(30), torch.arange(30, 41))
-LEFT_OUT = 20  # images that choose the ridge
 WEIGHTS = torch.linspace(0.5, 2, 41, dtype=torch.float64)
 
 
-def rounds():
+# Images that choose the ridge: some of them, or all; and a solver that is asked for, or that memory asks for.
+CASES = {"some": (20, {"solver": "cg"}), "all": (100, {"solver": "cg"}), "memory": (20, {"max_memory": 25_000})}
+
+
+def rounds(changes):
     known = replace(data(41), weights=WEIGHTS)
-    how = settings(n_iters=2, solver="cg", agop_samples=7)
+    how = settings(n_iters=2, agop_samples=7, **changes)
     return [[step, *parts] for step, parts in machine.relearn(known, how, [SPLIT])]
 
 
-def child(folder):
+def child(folder, case):
     torch.set_num_threads(1)
-    machine.LEFT_OUT = LEFT_OUT
+    machine.LEFT_OUT, changes = CASES[case]
     processes.start()
     rank = processes.rank_and_world()[0]
-    computed, kernel_of = [], machine.kernel_of
-    machine.kernel_of = lambda left, *rest: computed.append(len(left)) or kernel_of(left, *rest)
-    found = [[vars(step) for step in steps] for steps in rounds()]
+    computed, matrix = [], space.kernel_matrix
+    space.kernel_matrix = lambda left, right, **rest: computed.append(len(left)) or matrix(left, right, **rest)
+    found = [[vars(step) for step in steps] for steps in rounds(changes)]
     torch.save((found, max(computed)), folder / f"{rank}.pt")
     processes.stop()
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_processes_learn_together_what_one_learns_alone(tmp_path, world, monkeypatch):
-    monkeypatch.setattr(machine, "LEFT_OUT", LEFT_OUT)
+@pytest.mark.parametrize(("world", "case"), [(2, "some"), (3, "some"), (2, "all"), (2, "memory")])
+def test_processes_learn_together_what_one_learns_alone(tmp_path, world, case, monkeypatch):
+    left_out, changes = CASES[case]
+    monkeypatch.setattr(machine, "LEFT_OUT", left_out)
     path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
     done = subprocess.run(
-        [*command, __file__, str(tmp_path)],
+        [*command, __file__, str(tmp_path), case],
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -50,11 +54,11 @@ def test_processes_learn_together_what_one_learns_alone(tmp_path, world, monkeyp
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    expected = rounds()
+    expected = rounds(changes)
     first = None
     for rank in range(world):
         found, rows = torch.load(tmp_path / f"{rank}.pt")
-        assert rows <= max(-(-41 // world), LEFT_OUT)
+        assert rows <= max(-(-41 // world), min(left_out, 41))
         first = found if first is None else first
         for steps, others, alone in zip(found, first, expected, strict=True):
             for step, other, wanted in zip(steps, others, alone, strict=True):
@@ -68,4 +72,4 @@ def test_processes_learn_together_what_one_learns_alone(tmp_path, world, monkeyp
 
 
 if __name__ == "__main__":
-    child(Path(sys.argv[1]))
+    child(Path(sys.argv[1]), sys.argv[2])

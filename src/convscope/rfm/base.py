@@ -220,7 +220,7 @@ class Learner(BaseEstimator):  # type: ignore[misc]
         self.settings_ = Settings(
             architecture=clipped(architecture, self.form_),
             agop_samples=int(samples) if isinstance(samples, Integral) else tuple(int(i) for i in samples),
-            centre=isinstance(self, RegressorMixin),
+            centre_targets=isinstance(self, RegressorMixin),
             seed=int(check_random_state(p["random_state"]).randint(2**31 - 1)),
             verbose=bool(p["verbose"]),
             **{name: p[name] for name in same},

@@ -10,10 +10,11 @@ import torch
 
 from convscope.rfm.agop import predictor_agop
 from convscope.rfm.cost import Cost, estimate
-from convscope.rfm.machine import LEFT_OUT, OUTPUTS, Data, Split, bytes_of_kernels, learn
+from convscope.rfm.machine import LEFT_OUT, OUTPUTS, Data, Split, learn
 from convscope.rfm.maps import Filters
 from convscope.rfm.settings import Settings
 from convscope.rfm.solve import RIDGES, best_ridge, solve
+from convscope.rfm.space import bytes_of_kernels
 
 _FEW, _AT = 256, 16  # images, and images at which gradients are taken
 _SOLVED = 500  # images in a linear system

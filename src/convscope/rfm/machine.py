@@ -6,37 +6,27 @@ first layer; A is symmetric here.
 
 from __future__ import annotations
 
-import itertools
-import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from convscope.core import processes
-from convscope.core.errors import ConvscopeError
 from convscope.rfm.agop import predictor_agop, sketched
 from convscope.rfm.architecture import Architecture
 from convscope.rfm.conjugate import conjugate_gradient
-from convscope.rfm.kernels import kernel_matrix
 from convscope.rfm.maps import Features, Filtered, Filters, seen
 from convscope.rfm.settings import Settings
 from convscope.rfm.solve import RIDGES, best_ridge, solve
+from convscope.rfm.space import Share, Space, is_dense, kernel_of, room, share_of, submatrix, times
 
 Split = tuple[Tensor, Tensor]  # numbers of images to learn from, and of those held out
-# Makes room for a kernel of so many rows, or says None where memory has it.
-Space = Callable[[int], Tensor | None]
-T = TypeVar("T")
 Kernels = Callable[[Space], tuple[Tensor, Tensor | None]]
 # Leave-one-out needs an eigendecomposition, ten times a Cholesky factorisation: beyond so many images, a subset's.
 LEFT_OUT = 4000
-_OF_SOLVER = 16  # bytes for each entry of a kernel: a float64 copy and its factor
 OUTPUTS = 32  # beyond, gradients are those of so many random combinations of outputs
 
 
@@ -131,9 +121,9 @@ def learn(data: Data, settings: Settings, held: Data | None = None, first: Kerne
     architecture = settings.architecture
     chosen = _gradient_images(data, settings)
     rows = _left_out_rows(len(data), settings.seed)
-    offset = _mean(data) if settings.centre else data.targets.new_zeros(data.targets.shape[1])
+    offset = _mean(data) if settings.centre_targets else data.targets.new_zeros(data.targets.shape[1])
     targets = data.targets - offset
-    share = _share(len(data), data.images, settings)
+    share = share_of(len(data), data.images, settings)
     root: Tensor | None = None
     dual: Tensor | None = None
     for t in range(settings.n_iters + 1):
@@ -147,18 +137,17 @@ def learn(data: Data, settings: Settings, held: Data | None = None, first: Kerne
                 kernel, across = share.kernel(known, settings, space), None
             # A kernel of zeros (black images) predicts 0 at any scale.
             scale = max(share.gather(float(kernel.max()))) or 1.0
-            part = kernel
-            if len(rows) < len(data):
-                part = _submatrix(kernel, rows, rows) if share.all else kernel_of(known[rows], None, settings)
+            own = kernel if share.all else kernel_of(known[rows], None, settings)
+            part = submatrix(own, rows, rows) if len(own) > len(rows) else own
             ridge, left_out = share.agreed(_leave_out(part, targets, data.weights, scale, rows, settings))
-            del part
+            del own, part
             before = None if dual is None else dual / scale
             alpha = _solve(kernel, targets, ridge * scale, data.weights, before, settings)
             dual = alpha * scale
-            fitted = torch.cat(share.gather(_times(kernel, alpha)))
+            fitted = torch.cat(share.gather(times(kernel, alpha)))
             predicted = None
             if held is not None and across is not None:
-                predicted = _times(across, alpha) + offset
+                predicted = times(across, alpha) + offset
             elif held is not None:
                 new = held.through(filters, architecture)[share.of(len(held))]
                 predicted = torch.cat(share.gather(responses(known, alpha, new, settings))) + offset
@@ -208,7 +197,7 @@ def responses(known: Filtered, alpha: Tensor, new: Filtered, settings: Settings)
     """
     size = max(settings.max_memory // (4 * len(known) * known.images.element_size()), 1)
     blocks = (new[start : start + size] for start in range(0, len(new), size))
-    found = [_times(kernel_of(block, known, settings), alpha) for block in blocks]
+    found = [times(kernel_of(block, known, settings), alpha) for block in blocks]
     return torch.cat([alpha.new_zeros(0, alpha.shape[1]).cpu(), *found])
 
 
@@ -227,13 +216,13 @@ def relearn(
             kernel of the fixed metric is computed once for all of them.
     """
     with ExitStack() as stack:
-        if features is None and _share(len(data), data.images, settings).all:
+        if features is None and share_of(len(data), data.images, settings).all:
             space = stack.enter_context(room(len(data), data.images, settings))
             kernel = [kernel_of(data.through(Filters(), settings.architecture), None, settings, space(len(data)))]
 
             def shared(train: Tensor, out: Tensor, part: Space) -> tuple[Tensor, Tensor]:
                 inner, across = part(len(train)), part(len(out))
-                return _submatrix(kernel[0], train, train, inner), _submatrix(kernel[0], out, train, across)
+                return submatrix(kernel[0], train, train, inner), submatrix(kernel[0], out, train, across)
 
             whole = learn(data, settings, first=lambda _: (kernel[0], None))
             parts = [learn(data[train], settings, data[out], partial(shared, train, out)) for train, out in splits]
@@ -271,7 +260,7 @@ def _gradient_images(data: Data, settings: Settings) -> Tensor:
     return found
 
 
-def _gradients(data: Data, known: Filtered, alpha: Tensor, chosen: Tensor, settings: Settings, share: _Share) -> Tensor:
+def _gradients(data: Data, known: Filtered, alpha: Tensor, chosen: Tensor, settings: Settings, share: Share) -> Tensor:
     """Returns the average gradient outer product, float64 [d, d]."""
     weights = torch.ones(len(chosen), dtype=torch.float64) if data.weights is None else data.weights[chosen]
     own, total = share.of(len(chosen)), weights.sum()
@@ -319,114 +308,10 @@ def _leave_out(
     return found.ridge / scale, found.predictions.cpu()
 
 
-@dataclass(frozen=True)
-class _Share:
-    """What one of several processes does of a machine's work.
-
-    Attributes:
-        rank: of the process.
-        world: number of processes that share the work; 1 where each does all of it.
-    """
-
-    rank: int
-    world: int
-
-    @property
-    def all(self) -> bool:
-        """Whether this process does everything."""
-        return self.world == 1
-
-    def of(self, n: int) -> slice:
-        """Returns which of n this process treats."""
-        return slice(n * self.rank // self.world, n * (self.rank + 1) // self.world)
-
-    def gather(self, part: T) -> list[T]:
-        """Returns the parts of all processes, in their order."""
-        return [part] if self.all else processes.gather(part)
-
-    def agreed(self, thing: T) -> T:
-        """Returns what the first process has, so that rounding never sends two processes different ways."""
-        return thing if self.all else processes.broadcast(thing)
-
-    def kernel(self, known: Filtered, settings: Settings, space: Space) -> Tensor:
-        """Returns this process's rows of the kernel of images with themselves."""
-        if self.all:
-            return kernel_of(known, None, settings, space(len(known)))
-        own = known[self.of(len(known))]
-        return kernel_of(own, known, settings, space(len(own)))
-
-
-def _share(n: int, images: Tensor, settings: Settings) -> _Share:
-    return _Share(0, 1) if _dense(n, images, settings) else _Share(*processes.rank_and_world())
-
-
-def kernel_of(left: Filtered, right: Filtered | None, settings: Settings, out: Tensor | None = None) -> Tensor:
-    """Returns the kernel of two sets of images, [n1, n2]; of one with itself, where there is no other."""
-    return kernel_matrix(
-        left,
-        right,
-        max_memory=settings.max_memory // 2,  # beside it are other kernels, kept in memory up to a third of it
-        method=settings.method,
-        progress=settings.verbose,
-        out=out,
-    )
-
-
-def _times(kernel: Tensor, alpha: Tensor) -> Tensor:
-    """Returns K alpha in float64, a block of rows at a time."""
-    alpha = alpha.to(kernel.device)
-    return torch.cat([rows.double() @ alpha for rows in kernel.split(1024)]).cpu()
-
-
-def _dense(n: int, images: Tensor, settings: Settings) -> bool:
-    """Returns whether the kernel of n images is kept in memory and factorised.
-
-    Raises:
-        ConvscopeError: when it should be, and memory does not suffice.
-    """
-    if settings.solver == "cg":
-        return False
-    need = n * n * (2 * images.element_size() + _OF_SOLVER)
-    if need > settings.max_memory and settings.solver == "cholesky":
-        raise ConvscopeError(
-            f"solver='cholesky' needs {need:.1e} bytes for {n} images, max_memory is {settings.max_memory:.1e}: give "
-            "more memory or fewer images, or use solver='cg'"
-        )
-    return need <= settings.max_memory
-
-
-def bytes_of_kernels(n: int, images: Tensor, settings: Settings) -> int:
-    """Returns the memory that kernels of n images and the solution take: two kernels, of all images and of a split."""
-    return n * n * (2 * images.element_size() + _OF_SOLVER) if _dense(n, images, settings) else settings.max_memory
-
-
-@contextmanager
-def room(n: int, images: Tensor, settings: Settings) -> Generator[Space]:
-    """Gives what makes room for kernels with n columns: None where they are kept in memory, else a tensor in a file."""
-    if _dense(n, images, settings):
-        yield lambda _: None
-        return
-    with tempfile.TemporaryDirectory(prefix="convscope_kernel_") as folder:
-        count = itertools.count()
-
-        def space(rows: int) -> Tensor:
-            file = str(Path(folder) / str(next(count)))
-            return torch.from_file(file, shared=True, size=rows * n, dtype=images.dtype).view(rows, n)
-
-        yield space
-
-
-def _submatrix(kernel: Tensor, rows: Tensor, columns: Tensor, out: Tensor | None = None) -> Tensor:
-    out = kernel.new_empty(len(rows), len(columns)) if out is None else out
-    for target, part in zip(out.split(256), rows.split(256), strict=True):
-        target.copy_(kernel[part][:, columns])
-    return out
-
-
 def _solve(
     kernel: Tensor, targets: Tensor, ridge: float, weights: Tensor | None, start: Tensor | None, settings: Settings
 ) -> Tensor:
     """Returns alpha of (K + ridge diag(1 / w)) alpha = Y, the ridge in units of the kernel."""
-    if _dense(len(kernel), kernel, settings):
+    if is_dense(kernel.shape[1], kernel, settings):  # of a process, the kernel may hold some rows alone
         return solve(kernel, targets, ridge, weights).cpu()
     return conjugate_gradient(kernel, targets, ridge, weights, start=start, progress=settings.verbose).cpu()

@@ -27,7 +27,7 @@ class Settings:
         solver: "cholesky"; "cg": conjugate gradients on a kernel that lies in a file; "auto": by what memory allows.
         max_memory: bytes that learning and predicting may take, beside the images and the libraries.
         method: how kernels are computed, as ``conv_kernel`` takes it.
-        centre: whether the mean of the targets is taken off first.
+        centre_targets: whether the mean of the targets is taken off first.
         seed: of the draw of images for the gradients.
         verbose: whether to show an estimate of time and memory, and progress.
 
@@ -45,7 +45,7 @@ class Settings:
     solver: str = "auto"
     max_memory: int = 2**31
     method: str = "auto"
-    centre: bool = False
+    centre_targets: bool = False
     seed: int = 0
     verbose: bool = False
 
