@@ -11,6 +11,7 @@ import json
 import os
 import re
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -99,13 +100,21 @@ def kernel() -> dict[str, Any]:
 
 
 def prime() -> dict[str, Any]:
-    """Predictions for 797 digits, a prime number, by a machine of 1,000."""
-    x, y = load_digits(return_X_y=True)
-    machine = ConvRFMClassifier(image_shape=(1, 8, 8), n_iters=1, selection=None).fit(x[:1000], y[:1000])
-    machine.predict(x[:50])
-    with Clock() as clock:
-        right = machine.predict(x[1000:1797]) == y[1000:1797]
-    return {**clock.seconds, "test accuracy": float(right.mean())}
+    """Predictions for 797 digits, a prime number, by a machine of 1,000, in both precisions; the median of five."""
+    found, (digits, y) = {}, load_digits(return_X_y=True)
+    for precision in ("float32", "float64"):
+        x = digits.astype(precision)
+        machine = ConvRFMClassifier(image_shape=(1, 8, 8), n_iters=1, selection=None).fit(x[:1000], y[:1000])
+        clocks = []
+        for _ in range(6):  # the first is for the compiler
+            with Clock() as clock:
+                right = machine.predict(x[1000:]) == y[1000:]
+            clocks.append(clock.seconds)
+        found[precision] = {
+            **{name: statistics.median(seconds[name] for seconds in clocks[1:]) for name in clocks[0]},
+            "test accuracy": float(right.mean()),
+        }
+    return found
 
 
 def deep() -> dict[str, Any]:

@@ -350,7 +350,7 @@ def test_processes_with_their_own_rows_agree_with_one(tmp_path, world):
     expected = solve.solve(kernel, targets, 0.01, weights)
     for found, message in results:
         assert torch.equal(found[0], results[0][0][0])
-        assert torch.equal(found[0], found[1])
+        assert relative(found[0], found[1]) < 1e-9
         assert relative(found[0], expected) < 1e-8
         assert "not positive definite" in message
 

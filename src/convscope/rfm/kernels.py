@@ -26,7 +26,7 @@ METHODS = ("auto", "fused", "plain")
 # Pairs of images times positions of all layers that plain PyTorch does while the compiler works.
 _WORTH_COMPILING = 2e7
 _WORTH_SAYING = 5e9  # of these: from here on a run takes many seconds, and what it takes is measured first
-_LARGEST = 256  # images on each side of a block by the compiled path
+_LARGEST = 256  # images on each side of a block by the compiled path; up to four times as many small ones
 _CACHED = 2**24  # bytes of a block by the plain path on the CPU, beyond which its arrays leave the caches
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -110,9 +110,8 @@ def conv_kernel(
     same = identities(*sets)
     seen = [Filtered(x, filters, architecture, of_x) for x, of_x in zip(sets, same, strict=True)]
     _announce(sets, filters, architecture, max_memory, method)
-    found = kernel_matrix(
-        *seen, *([] if len(seen) == 2 else [None]), max_memory=max_memory, method=method, progress=progress
-    )
+    left, right = seen[0], seen[1] if Z is not None else None
+    found = kernel_matrix(left, right, max_memory=max_memory, method=method, progress=progress)
     return found.cpu().numpy() if isinstance(X, np.ndarray) else found.to(X.device)
 
 
@@ -278,15 +277,16 @@ def path_of(maps: Maps, architecture: Architecture, n1: int, n2: int, max_memory
     if architecture.pooling and method == "fused":
         raise ValueError('there is no fused path for pooling=True: use method="auto"')
     compiled = is_fused(method, maps.values, work) and not architecture.pooling
-    return (_compiled if compiled else _in_torch)(maps, architecture, max(n1, n2), max_memory)
+    return (_compiled if compiled else _in_torch)(maps, architecture, n1, n2, max_memory)
 
 
-def _compiled(maps: Maps, architecture: Architecture, n: int, max_memory: int) -> Path:
-    plan = fused.Plan.of(maps, architecture)
+def _compiled(maps: Maps, architecture: Architecture, n1: int, n2: int, max_memory: int) -> Path:
+    plan = fused.Plan.of(maps, architecture, n2)
     of_image, item = 2 * plan.bytes_of_image(maps.values.shape[1]), maps.values.element_size()
     _check_memory(of_image + item, max_memory, "one pair of images")
     # b images on both sides and their b x b pairs take of_image b + item b^2 bytes.
-    size = min(int((math.sqrt(of_image**2 + 4 * item * max_memory) - of_image) / (2 * item)), _LARGEST, n)
+    fits = int((math.sqrt(of_image**2 + 4 * item * max_memory) - of_image) / (2 * item))
+    size = min(fits, _LARGEST * min(plan.lanes, 4), max(n1, n2))
 
     def block(left: fused.Flat, right: fused.Flat, mirror: bool, done: Callable[[int], object]) -> Tensor:
         found = np.empty((len(left.own), len(right.own)), plan.mean.dtype)
@@ -297,13 +297,13 @@ def _compiled(maps: Maps, architecture: Architecture, n: int, max_memory: int) -
     return Path(plan.flat, block, size, of_image * size + item * size**2, "fused")
 
 
-def _in_torch(maps: Maps, architecture: Architecture, n: int, max_memory: int) -> Path:
+def _in_torch(maps: Maps, architecture: Architecture, n1: int, n2: int, max_memory: int) -> Path:
     make, of_pair = plain.kernel_block, plain.bytes_of_pair(maps, architecture)
     if architecture.pooling:
         make, of_pair = pooled.kernel_block, pooled.bytes_of_pair(maps, architecture)
     _check_memory(of_pair, max_memory, "one pair of images")
     limit = min(max_memory, _CACHED) if maps.values.device.type == "cpu" else max_memory
-    size = min(max(math.isqrt(limit // of_pair), 1), n)
+    size = min(max(math.isqrt(limit // of_pair), 1), max(n1, n2))
 
     def block(left: Maps, right: Maps, mirror: bool, done: Callable[[int], object]) -> Tensor:
         found = make(left, right, architecture)
