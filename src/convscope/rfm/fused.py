@@ -248,6 +248,12 @@ def _layers(
 @compiled()
 def _means(out: Array, some: Array, mean: Array, x: Array) -> None:
     """Writes the weighted mean of each lane; ``some`` [VECTOR] is for sums in between."""
+    if len(out) == 1:
+        s = out[0] * 0
+        for e in range(x.size):
+            s += mean[e] * x[e]
+        out[0] = s
+        return
     some[:] = 0
     for e in range(0, x.size, VECTOR):
         weights, here = mean[e : e + VECTOR], x[e : e + VECTOR]
