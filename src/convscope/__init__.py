@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from convscope.ansatz.measure import patch_agop as patch_agop
     from convscope.core.errors import ConvscopeError as ConvscopeError
     from convscope.core.moments import patch_moments as patch_moments
+    from convscope.dynamics.collect import dataset_structure as dataset_structure
+    from convscope.dynamics.predict import predict_dynamics as predict_dynamics
     from convscope.firstlayer.fit import fit_energy_profile as fit_energy_profile
     from convscope.firstlayer.prediction import predict_energy_profile as predict_energy_profile
     from convscope.firstlayer.profile import energy_profile as energy_profile
@@ -36,10 +38,12 @@ _PUBLIC = {
     "Report": "convscope.page.report",
     "conv_kernel": "convscope.rfm.kernels",
     "conv_kernel_agop": "convscope.rfm.agop",
+    "dataset_structure": "convscope.dynamics.collect",
     "energy_profile": "convscope.firstlayer.profile",
     "fit_energy_profile": "convscope.firstlayer.fit",
     "patch_agop": "convscope.ansatz.measure",
     "patch_moments": "convscope.core.moments",
+    "predict_dynamics": "convscope.dynamics.predict",
     "predict_energy_profile": "convscope.firstlayer.prediction",
     "read_report": "convscope.analyse",
     "report": "convscope.analyse",
@@ -53,10 +57,12 @@ __all__ = [
     "Report",
     "conv_kernel",
     "conv_kernel_agop",
+    "dataset_structure",
     "energy_profile",
     "fit_energy_profile",
     "patch_agop",
     "patch_moments",
+    "predict_dynamics",
     "predict_energy_profile",
     "read_report",
     "report",

@@ -1,0 +1,203 @@
+"""Sums over images from which the structure of a data set follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convscope.core.accumulate import Sums
+from convscope.core.batches import Batch
+from convscope.core.errors import ConvscopeError
+from convscope.core.passes import Pass
+from convscope.core.slots import Slot
+from convscope.core.streams import Images
+from convscope.dynamics.structure import DatasetStructure, decompose, mirrored
+from convscope.inputs.iterables import IterableSource
+
+LARGEST = 4096  # pixels times channels whose covariances are held: 128 MiB
+_BATCH = 512  # images at once
+
+
+class ClassSums(Sums["ClassSums"]):
+    """Images of each class added up, and products of their channels' Fourier coefficients; small enough for folds.
+
+    Images without a label are left out.
+
+    Args:
+        reference: float64 [c, h, w], taken off every image, so that sums lose no digits.
+    """
+
+    def __init__(self, reference: Tensor) -> None:
+        super().__init__()
+        self.reference = reference
+
+    def update(self, x: Tensor, batch: Batch) -> None:
+        """Adds the images of a batch.
+
+        Raises:
+            ConvscopeError: when images differ in size from those before, or none has a label.
+        """
+        x, labels = labelled(x, batch, self.reference)
+        if not len(x):
+            return
+        classes = F.one_hot(labels).to(torch.float64)
+        spectra = torch.fft.rfft2(x, norm="ortho").flatten(2).permute(2, 1, 0)  # [f, c, n]
+        self.add("counts", classes.sum(0).long())
+        self.add("images", (classes.T @ x.flatten(1)).unflatten(1, x.shape[1:]))
+        self.add("power", spectra @ spectra.mH if x.shape[1] > 1 else _energies(spectra))
+
+    def add(self, name: str, term: Tensor, *, copy: bool = True) -> None:
+        """Adds a term; one for more classes than before makes room for them."""
+        if name != "power" and name in self.sums:
+            size = max(len(term), len(self.sums[name]))
+            term = _longer(term, size)
+            self.sums[name] = _longer(self.sums[name], size)
+        super().add(name, term, copy=copy)
+
+    def compute(self) -> Self:
+        """Returns the sums themselves, which ``structure_of`` takes."""
+        return self
+
+
+class SecondMoment(Sums[Tensor | None]):
+    """Products of all pixels with each other, added up over labelled images.
+
+    Args:
+        reference: as for ``ClassSums``.
+    """
+
+    def __init__(self, reference: Tensor) -> None:
+        super().__init__()
+        self.reference = reference
+
+    def update(self, x: Tensor, batch: Batch) -> None:
+        """Adds the images of a batch; errors as of ``ClassSums``."""
+        flat = labelled(x, batch, self.reference)[0].flatten(1)
+        if len(flat):
+            self.add("second", flat.T @ flat, copy=False)
+
+    def compute(self) -> Tensor | None:
+        """Returns the sum, float64 [c h w, c h w]; None when no image had a label."""
+        return self.sums.get("second")
+
+
+def labelled(x: Tensor, batch: Batch, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the labelled images in float64 with the reference taken off, and their labels.
+
+    Raises:
+        ConvscopeError: when images differ in size from the reference.
+    """
+    if x.shape[1:] != reference.shape:
+        raise ConvscopeError(
+            f"images differ in size: {_size(x[0])} after {_size(reference)} (channels x height x width): resize them "
+            "to one size"
+        )
+    if batch.labels is None:
+        return x[:0], batch.index[:0]
+    known = batch.labels >= 0
+    return x[known.to(x.device)].to("cpu", torch.float64) - reference, batch.labels[known].cpu().long()
+
+
+def dataset_structure(
+    batches: Iterable[Any], *, center: bool = True, covariance: bool | None = None, progress: bool = False
+) -> DatasetStructure:
+    """Returns the statistical structure of a labelled data set, from one pass over it.
+
+    Args:
+        batches: (images, labels) pairs, a ``DataLoader``, ...; images [n, c, h, w] of one size, used as they are.
+        center: whether the mean image and the mean label are taken off, as a network with biases learns them; else the
+            first mode is mostly the mean image.
+        covariance: whether pixels' covariances with each other are wanted, which the exact method and the stages need;
+            None: where images have at most ``LARGEST`` pixels times channels.
+        progress: whether to show a progress bar.
+
+    Returns:
+        Sigma_yx, its singular value decomposition, and second moments of the images.
+
+    Raises:
+        ConvscopeError: when images have several sizes, no labels, or one class; or are all the same.
+
+    Example:
+        >>> images, labels = torch.rand(100, 1, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(100) % 4
+        >>> structure = dataset_structure([(images, labels)])
+        >>> structure.modes.shape, structure.class_vectors.shape
+        (torch.Size([3, 1, 6, 6]), torch.Size([3, 4]))
+    """
+    p = Pass(IterableSource(batches), batch_size=_BATCH, progress=progress)
+    sums, second = feed_structure(p, Images(), covariance, folded=False)
+    p.run()
+    return structure_of(sums.value(), None if second is None else second.value(), center)
+
+
+def feed_structure(
+    p: Pass, stream: Images, covariance: bool | None = None, folded: bool = True
+) -> tuple[Slot[ClassSums], Slot[Tensor | None] | None]:
+    """Returns the slots for what the structure needs; the second is None where covariances are not wanted.
+
+    Args:
+        p: the pass.
+        stream: size and colours of the images.
+        covariance: as for ``dataset_structure``.
+        folded: whether sums of classes are kept apart by folds, for error bars.
+    """
+    reference = stream(p.pilot.images).to("cpu", torch.float64).mean(0)
+    wanted = reference.numel() <= LARGEST if covariance is None else covariance
+    sums = p.feed(stream, lambda: ClassSums(reference), folded=folded, label="class means and power spectra")
+    if not wanted:
+        return sums, None
+    return sums, p.feed(stream, lambda: SecondMoment(reference), folded=False, label="covariances of pixels")
+
+
+def structure_of(sums: ClassSums, second: Tensor | None, center: bool) -> DatasetStructure:
+    """Returns the structure from sums over images.
+
+    Args:
+        sums: over the labelled images.
+        second: sum of products of pixels; None: not at hand.
+        center: as for ``dataset_structure``.
+
+    Raises:
+        ConvscopeError: when no image has a label, only one class has images, or nothing varies.
+    """
+    if not sums.sums:
+        raise ConvscopeError("no image has a label: the structure of a data set ties labels to pixels")
+    counts, reference = sums.sums["counts"], sums.reference
+    h, w = reference.shape[1:]
+    n = float(counts.sum())
+    if center and int((counts > 0).sum()) < 2:
+        raise ConvscopeError(
+            f"all {int(n)} labelled images are of one class: at least two are needed to tell what sets them apart"
+        )
+    means, share = sums.sums["images"] / n, counts.double() / n  # of images with the reference off
+    off = means.sum(0)
+    power = sums.sums["power"].unflatten(0, (h, w // 2 + 1)) / n
+    # E[(x - a)(x - b)^T] with m the mean less the reference: centred ones are S - m m^T, raw ones S + r m^T + m r^T +
+    # r r^T, which is S - m m^T + (m + r)(m + r)^T.
+    spectrum = torch.fft.rfft2(off, norm="ortho").permute(1, 2, 0)
+    power = power - spectrum[..., :, None] * spectrum[..., None, :].conj()
+    flat = off.flatten()
+    covariance = None if second is None else second / n - torch.outer(flat, flat)
+    cross = means - share[:, None, None, None] * off
+    mean = reference + off
+    if not center:
+        cross = cross + share[:, None, None, None] * mean
+        spectrum = torch.fft.rfft2(mean, norm="ortho").permute(1, 2, 0)
+        power = power + spectrum[..., :, None] * spectrum[..., None, :].conj()
+        covariance = None if covariance is None else covariance + torch.outer(mean.flatten(), mean.flatten())
+    return decompose(cross, mirrored(power, w), covariance, mean, counts, center)
+
+
+def _energies(spectra: Tensor) -> Tensor:
+    return torch.view_as_real(spectra).square().sum((-2, -1))[..., None].to(spectra.dtype)
+
+
+def _longer(x: Tensor, size: int) -> Tensor:
+    return torch.cat([x, x.new_zeros(size - len(x), *x.shape[1:])])
+
+
+def _size(image: Tensor) -> str:
+    return "x".join(map(str, image.shape))
