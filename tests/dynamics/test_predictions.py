@@ -16,6 +16,7 @@ from convscope.dynamics.collect import dataset_structure
 from convscope.dynamics.exact import escape_rate, integrate
 from convscope.dynamics.flow import flow_of, pull
 from convscope.dynamics.linear import Dense, LinearCNN
+from convscope.dynamics.lone import lone_mode
 from convscope.dynamics.stages import stages
 from convscope.dynamics.start import Start
 
@@ -124,6 +125,38 @@ def test_small_weights_leave_the_dominant_pair_alone():
     assert energies[-1] > 0.9
 
 
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_deeper_networks_learn_a_lone_mode_in_closed_form(depth):
+    structure = three_against_eight()
+    spectrum, u = unitary(structure.modes[0, 0]), structure.class_vectors[0]
+    phi = spectrum.abs()
+    size = {2: 1e-4, 3: 1e-2, 4: 3e-2}[depth] * (
+        1 + torch.rand(8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    )
+    size = (size + size.flip(0, 1).roll((1, 1), (0, 1))) / 2  # of a real image
+    kernel = torch.fft.ifft2(size.to(spectrum), norm="ortho").real[None, None]
+    head = torch.fft.ifft2(size * spectrum / phi, norm="ortho").real
+    network = LinearCNN((kernel,) * (depth - 1), (u[:, None, None] * head)[:, None])
+    s, v = float(structure.singular_values[0]), structure.modes[0].flatten()
+    times, found = lone_mode(s, float(v @ structure.covariance @ v), phi.flatten(), size.flatten(), 64, depth)
+    shown = torch.searchsorted(found, torch.linspace(float(found[0]), 0.99 * s, 20, dtype=torch.float64))
+    exact = integrate(structure, network, times=times[shown])
+    assert float((exact.mode_strengths[:, 0] - found[shown]).abs().max()) < 1e-4 * s
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+def test_small_kernels_grow_as_fast_as_the_patches_moment_says(size):
+    structure = dataset_structure([digits()])
+    network = LinearCNN.drawn((1, 8, 8), 10, 1e-60, kernel_size=size)
+    pad = (network.before[1], size - 1 - network.before[1], network.before[0], size - 1 - network.before[0])
+    patches = torch.nn.functional.unfold(torch.nn.functional.pad(structure.cross, pad, mode="circular"), size)
+    rate = math.sqrt(float(torch.linalg.eigvalsh(torch.einsum("opx,oqx->pq", patches, patches))[-1]))
+    times = torch.tensor([70.0, 100.0]) / rate
+    found = integrate(structure, network, times=times).mode_strengths
+    slope = float((found[1].abs().max() / found[0].abs().max()).log() / (times[1] - times[0])) / 2
+    assert slope == pytest.approx(rate, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("image", "ratio"),
     [
@@ -188,6 +221,15 @@ def test_colours_have_an_event_for_each_direction():
     assert errors(found, exact)[0] < 0.15
     torch.testing.assert_close(found.mode_strengths[-1], structure.singular_values, rtol=1e-3, atol=0)
     assert errors(closed_form(structure, network), exact)[0] < 0.5  # frequencies of these images are correlated
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [({"start": torch.zeros(2).double()}, "nothing grows"), ({"start": torch.ones(2).double()}, "from the start")],
+)
+def test_a_mode_that_cannot_grow_is_refused(change, match):
+    with pytest.raises(ValueError, match=match):
+        lone_mode(**({"s": 1.0, "variance": 1.0, "phi": torch.tensor([0.6, 0.8]).double(), "pixels": 2} | change))
 
 
 @pytest.mark.parametrize("predict", [closed_form, independent, stages])

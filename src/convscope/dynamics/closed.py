@@ -10,6 +10,7 @@ from torch import Tensor
 
 from convscope.core.fourier import pairs, unitary
 from convscope.dynamics.linear import LinearCNN
+from convscope.dynamics.lone import lone_mode
 from convscope.dynamics.start import Start
 from convscope.dynamics.structure import DatasetStructure
 from convscope.dynamics.trajectory import Trajectory
@@ -90,7 +91,7 @@ def independent(structure: DatasetStructure, network: LinearCNN, times: Tensor |
     """
     h, w = structure.image_shape[1:]
     places, multiplicity = pairs(h, w)
-    root, start = math.sqrt(structure.pixels), Start.of(network)
+    start = Start.of(network)
     curves: list[tuple[Tensor, Tensor]] = []
     coefficients = unitary(structure.modes).flatten(2).permute(0, 2, 1)[:, places]  # [m, f, c]
     for mode in range(len(structure.singular_values)):
@@ -99,8 +100,9 @@ def independent(structure: DatasetStructure, network: LinearCNN, times: Tensor |
         v = (of_mode.conj() / phi.clamp(min=torch.finfo(torch.float64).tiny)[:, None])[..., None]
         u = structure.class_vectors[mode].to(v)[None, :, None].expand(len(places), -1, 1)
         q = start.growing(places, u, v)[:, 0]
-        weight = _variance(structure, mode) * root * phi * multiplicity * q
-        curves.append(_lone(float(structure.singular_values[mode]), root, phi, weight))
+        both = torch.repeat_interleave(torch.stack([phi, q.sqrt()]), multiplicity, dim=1)  # of a pair, both
+        size = float(structure.singular_values[mode])
+        curves.append(lone_mode(size, _variance(structure, mode), both[0], both[1], structure.pixels))
     last = max(float(t[-1]) for t, _ in curves)
 
     def strengths(times: Tensor) -> Tensor:
@@ -146,31 +148,6 @@ def _variance(structure: DatasetStructure, mode: int) -> float:
         return float(phi.flatten() @ structure.covariance @ phi.flatten())
     spectrum = unitary(phi).permute(1, 2, 0)
     return float(torch.einsum("hwc,hwcd,hwd->", spectrum.conj(), structure.power, spectrum).real)
-
-
-def _lone(s: float, root: float, phi: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns times and strengths of a lone mode: a(Theta) = sum weight exp(phi Theta), dTheta/dt = 2 sqrt(N) (s - a).
-
-    Theta is stepped so that a grows by equal small factors, and then nears s; time is the integral of
-    dTheta / (2 sqrt(N) (s - a)).
-    """
-
-    def strength_at(theta: Tensor) -> Tensor:
-        return torch.stack([(weight * (phi * t).exp()).sum() for t in torch.atleast_1d(theta)])
-
-    low, high = 0.0, 1.0
-    while float(strength_at(torch.tensor(high))) < s:
-        high *= 2
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if float(strength_at(torch.tensor(middle))) < s else (low, middle)
-    # Nodes crowd where s - a is small: the integrand has a pole there.
-    gap = torch.cat([torch.linspace(0, 0.9, 2000), 1 - torch.logspace(-1, -6, 1000)[1:]]).double()
-    theta = gap * low
-    strength = strength_at(theta)
-    pace = 1 / (2 * root * (s - strength))
-    times = torch.cat([pace.new_zeros(1), ((pace[1:] + pace[:-1]) / 2 * theta.diff()).cumsum(0)])
-    return times, strength
 
 
 def _between(times: Tensor, known: Tensor, strength: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from convscope.dynamics.trajectory import Trajectory
 _log = logging.getLogger("convscope")
 
 RELATIVE, ABSOLUTE = 1e-7, 1e-6  # errors that a step may make: of each weight, and of the spread of the initial ones
+ROUNDING = 1e-15  # of the largest weight
 CHANGE = 1e-3  # of the largest singular value: less is no change
 CHECK = 50  # steps between two looks at whether anything can still be learned
 PATIENCE = 4  # times as long as learning should take
@@ -38,6 +39,9 @@ def integrate(
 
     The dynamics follow from the data's second moments alone: Pinson et al. (2023) for a linear CNN, in the Fourier
     domain; Saxe et al. (2014) for a dense one.
+
+    Weights of less than about 1e-12 of learned ones drown in rounding once the first mode is learned; for so small a
+    start, ``stages`` is right.
 
     Args:
         structure: with its covariance.
@@ -110,8 +114,8 @@ class _Run:
         return torch.cat([x.flatten() for x in moved]).numpy()
 
     def strength(self, y: np.ndarray) -> Tensor:
-        left = pull(self.structure, self.flow.effective(self.weights(y)))
-        return strengths_of(self.structure, self.structure.cross - left)
+        effective, covariance = self.flow.effective(self.weights(y)), self.structure.check_covariance("the dynamics")
+        return strengths_of(self.structure, (effective.flatten(1) @ covariance).view_as(effective))
 
     def until(self, end: float | None, wanted: np.ndarray | None) -> None:
         last = math.inf if end is None else end
@@ -124,6 +128,8 @@ class _Run:
         while waiting and waiting[0] <= 0:
             self._seen(waiting.pop(0), at)
         while solver.status == "running":
+            # Transforms tie all weights to the rounding of the largest; steps must not shrink for its sake.
+            solver.atol = max(ABSOLUTE * self.scale, ROUNDING * float(np.abs(solver.y).max()))
             if (message := solver.step()) is not None:
                 raise ConvscopeError(f"the exact dynamics cannot be integrated ({message}): use fewer or other images")
             now, between = self.strength(solver.y), None

@@ -125,6 +125,7 @@ def _features(basis: RealBasis, pair: int, v: Tensor) -> list[tuple[Tensor, Tens
     """
     start, c = int(basis.start[pair]), len(v)
     if bool(basis.alone[pair]):
-        return [(torch.arange(start, start + c), v.real / v.real.norm())]
+        real = (v / v[v.abs().argmax()]).real
+        return [(torch.arange(start, start + c), real / real.norm())]
     where = torch.arange(start, start + 2 * c)
     return [(where, torch.cat([v.real, -v.imag])), (where, torch.cat([v.imag, v.real]))]
