@@ -1,6 +1,5 @@
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +12,7 @@ from convscope.dynamics.collect import dataset_structure
 from convscope.dynamics.exact import escape_rate, integrate
 from convscope.dynamics.flow import DenseFlow, flow_of, pull, strengths_of
 from convscope.dynamics.linear import Dense, LinearCNN
-from convscope.dynamics.trajectory import crossings, steps_of
+from convscope.dynamics.trajectory import steps_of
 
 
 def problem(n=40, c=1, h=5, w=4, outputs=3, seed=0, center=True):
@@ -132,13 +131,22 @@ def test_what_the_theory_says_is_conserved_is(channels):
         return r @ r.mH - (w.mH @ w)
 
     weights, before = network.weights, invariant(network.weights)
-    for _ in range(4000):  # Heun's method
-        first = flow.velocity(weights, pull(structure, flow.effective(weights)))
-        middle = tuple(w + 0.005 * v for w, v in zip(weights, first, strict=True))
-        second = flow.velocity(middle, pull(structure, flow.effective(middle)))
-        weights = tuple(w + 0.0025 * (u + v) for w, u, v in zip(weights, first, second, strict=True))
+
+    def rate(weights):
+        return flow.velocity(weights, pull(structure, flow.effective(weights)))
+
+    def along(weights, moved, step):
+        return tuple(w + step * v for w, v in zip(weights, moved, strict=True))
+
+    for _ in range(1000):  # the classical method of Runge and Kutta
+        first = rate(weights)
+        second = rate(along(weights, first, 0.01))
+        third = rate(along(weights, second, 0.01))
+        fourth = rate(along(weights, third, 0.02))
+        for moved, share in ((first, 1), (second, 2), (third, 2), (fourth, 1)):
+            weights = along(weights, moved, 0.02 * share / 6)
     assert float(flow.effective(weights).norm()) > 10 * float(flow.effective(network.weights).norm())
-    torch.testing.assert_close(invariant(weights), before, rtol=1e-3, atol=1e-4)
+    assert float((invariant(weights) - before).abs().max()) < 1e-6
 
 
 def test_half_times_are_where_strengths_cross_and_maps_are_those_of_then():
@@ -153,8 +161,6 @@ def test_half_times_are_where_strengths_cross_and_maps_are_those_of_then():
     for m, map_ in enumerate(found.maps):
         correlation = (map_.flatten(1) @ structure.covariance).view_as(structure.cross)
         assert float(strengths_of(structure, correlation)[m]) == pytest.approx(float(structure.singular_values[m]) / 2)
-    coarse = crossings(found.times, found.mode_strengths, structure.singular_values)
-    torch.testing.assert_close(coarse, found.half_times, rtol=0.05, atol=0)
 
 
 def test_a_network_that_cannot_learn_all_modes_stops():
@@ -220,4 +226,3 @@ def test_bad_input_is_said():
     with pytest.raises(ConvscopeError, match="the exact dynamics needs the covariance"):
         integrate(dataset_structure([(images, labels)], covariance=False), network)
     assert isinstance(flow_of(Dense.drawn((1, 5, 4), 3, 0.1, hidden=4), (1, 5, 4)), DenseFlow)
-    assert np.isinf(float(crossings(torch.tensor([0.0]), torch.zeros(1, 1), torch.ones(1))))

@@ -211,6 +211,16 @@ def test_closed_form_and_stages_on_digits():
     assert mean["independent"][0] > 0.5
 
 
+def test_closed_form_of_large_weights_unlearns_what_is_too_much():
+    structure = cosines()
+    network = drawn(structure, 0.5)
+    found = closed_form(structure, network, torch.linspace(0, 40, 50, dtype=torch.float64))
+    assert found.mode_strengths.isfinite().all()
+    torch.testing.assert_close(found.mode_strengths[-1], structure.singular_values, rtol=1e-3, atol=0)
+    with pytest.raises(ValueError, match="take smaller ones"):
+        independent(structure, network)
+
+
 def test_colours_have_an_event_for_each_direction():
     generator = torch.Generator().manual_seed(0)
     images, labels = torch.rand(200, 3, 6, 6, generator=generator, dtype=torch.float64), torch.arange(200) % 4

@@ -66,8 +66,9 @@ def closed_form(structure: DatasetStructure, network: LinearCNN, times: Tensor |
     def strengths(times: Tensor) -> Tensor:
         """Returns mode strengths [T, m]."""
         rows = max(_ROWS // max(len(rate), 1), 1)
-        start = (learned - 1).log()
-        return torch.cat([torch.sigmoid(rate * t[:, None] - start) @ share.T for t in times.split(rows)])
+        parts = times.split(rows)
+        # Not as a logistic of its logarithm: large initial weights have learned more than there is, and unlearn it.
+        return torch.cat([1 / (1 + (learned - 1) * (-rate * t[:, None]).exp()) @ share.T for t in parts])
 
     return _given(structure, strengths, _latest(rate, learned), times, "closed-form")
 
@@ -87,7 +88,7 @@ def independent(structure: DatasetStructure, network: LinearCNN, times: Tensor |
         times: float64 [T]; None: evenly from 0 to somewhat beyond the last half-time.
 
     Raises:
-        ValueError: for other networks.
+        ValueError: for other networks, and weights so large that a mode is learned from the start.
     """
     h, w = structure.image_shape[1:]
     places, multiplicity = pairs(h, w)
@@ -137,7 +138,7 @@ def logistic(structure: DatasetStructure, network: LinearCNN, times: Tensor) -> 
         u = structure.class_vectors[mode].to(v)[None, :, None]
         q = float(start.growing(places[best : best + 1], u, v)) * int(multiplicity[best])
         first = _variance(structure, mode) * root * float(phi[best]) * q
-        found.append(s * torch.sigmoid(2 * root * float(phi[best]) * s * times - math.log(s / first - 1)))
+        found.append(s / (1 + (s / first - 1) * (-2 * root * float(phi[best]) * s * times).exp()))
     return torch.stack(found, 1)
 
 

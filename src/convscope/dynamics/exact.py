@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import Any
 
@@ -18,8 +17,6 @@ from convscope.dynamics.linear import Dense, LinearCNN
 from convscope.dynamics.structure import DatasetStructure
 from convscope.dynamics.trajectory import Trajectory
 
-_log = logging.getLogger("convscope")
-
 RELATIVE, ABSOLUTE = 1e-7, 1e-6  # errors that a step may make: of each weight, and of the spread of the initial ones
 ROUNDING = 1e-15  # of the largest weight
 CHANGE = 1e-3  # of the largest singular value: less is no change
@@ -33,7 +30,6 @@ def integrate(
     *,
     times: Tensor | None = None,
     end: float | None = None,
-    rtol: float = RELATIVE,
 ) -> Trajectory:
     """Returns how a linear network learns a data set by gradient flow, without any further assumption.
 
@@ -48,7 +44,6 @@ def integrate(
         network: at its start, which is not changed.
         times: [T], at which mode strengths are wanted, rising; None: where the solver stops on its way.
         end: time to stop at; None: once all modes are half learned, or nothing moves any more.
-        rtol: relative error that a step may make.
 
     Raises:
         ConvscopeError: when the covariance is not at hand, or the solver fails.
@@ -69,7 +64,7 @@ def integrate(
             f"the network maps images to {list(flow.effective(weights).shape)}, but classes and images are "
             f"{list(structure.cross.shape)}"
         )
-    run = _Run(structure, flow, weights, rtol)
+    run = _Run(structure, flow, weights)
     wanted = None if times is None else np.asarray(times, dtype=np.float64)
     if wanted is not None and (wanted.ndim != 1 or not len(wanted) or (np.diff(wanted) < 0).any() or wanted[0] < 0):
         raise ValueError("times must be a rising list of numbers, none below 0")
@@ -89,8 +84,8 @@ def integrate(
 class _Run:
     """One integration: its state, and what was seen on the way."""
 
-    def __init__(self, structure: DatasetStructure, flow: Flow, weights: Weights, rtol: float) -> None:
-        self.structure, self.flow, self.rtol = structure, flow, rtol
+    def __init__(self, structure: DatasetStructure, flow: Flow, weights: Weights) -> None:
+        self.structure, self.flow = structure, flow
         self.shapes = [x.shape for x in weights]
         self.start = torch.cat([x.flatten() for x in weights]).numpy()
         m = len(structure.singular_values)
@@ -119,7 +114,7 @@ class _Run:
 
     def until(self, end: float | None, wanted: np.ndarray | None) -> None:
         last = math.inf if end is None else end
-        solver = DOP853(self.velocity, 0.0, self.start, last, rtol=self.rtol, atol=ABSOLUTE * self.scale)
+        solver = DOP853(self.velocity, 0.0, self.start, last, rtol=RELATIVE, atol=ABSOLUTE * self.scale)
         at = self.strength(self.start)
         self._crossed(at, 0.0, self.start)
         waiting = [] if wanted is None else list(wanted)

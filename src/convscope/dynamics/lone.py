@@ -55,9 +55,15 @@ def lone_mode(
         return variance * gain * (amplitudes(theta) ** depth) @ phi
 
     if not (float(phi @ start) > 0 and s > 0 and variance > 0):
-        raise ValueError("nothing grows: the mode, its variance and the initial weights must not be zero")
+        raise ValueError(
+            "nothing grows: the mode, its variance and the initial weights along it must not be zero: draw other "
+            "weights"
+        )
     if float(strength(torch.zeros(()))) >= s:
-        raise ValueError("the initial weights are so large that the mode is learned from the start")
+        raise ValueError(
+            "the initial weights are so large that the mode is learned from the start, which the equation does not "
+            'cover: take smaller ones (init_std), or method="exact"'
+        )
     low, high = 0.0, 1.0
     if depth > 2:  # where the first frequency diverges
         grows = (phi > 0) & (start > 0)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from convscope.dynamics.closed import closed_form, independent
 from convscope.dynamics.exact import integrate
-from convscope.dynamics.flow import flow_of, pull
 from convscope.dynamics.linear import LinearCNN, Padding
 from convscope.dynamics.stages import stages
 from convscope.dynamics.structure import DatasetStructure
@@ -19,7 +18,6 @@ Method = Literal["exact", "stages", "closed-form", "independent"]
 INIT_STD = 1e-4
 SMALL = 1e-6  # standard deviation of weights, from which on the stages do
 EXACT = 1100  # pixels times channels, up to which the exact method takes about a minute at most
-_LATER = 30.0  # times as long as the first mode of a deep network should take
 
 
 def predict_dynamics(
@@ -55,12 +53,14 @@ def predict_dynamics(
             Gaussian weights are drawn.
         head: the linear layer on its flattened output; with ``conv`` alone.
         init_std: standard deviation of the weights that are drawn; None: 1e-4.
-        channels: k, filters that are drawn; colour images need at least as many as channels or classes.
+        channels: k, filters that are drawn (as what follows, without effect beside ``conv``); colour images need at
+            least as many as channels or classes.
         kernel_size: side of the kernels, in pixels; None: as large as the images.
         padding: "circular" or "zeros"; maps keep the images' size.
         depth: layers, the linear one included.
         seed: of the draws.
-        times: float64 [T], rising; None: chosen so that all half-times lie among them.
+        times: float64 [T], rising; needed where depth is above 2; else None: chosen so that all half-times lie among
+            them.
 
     Returns:
         Times, mode strengths and half-times, in units of learning rate times steps (``trajectory.steps_of``).
@@ -103,19 +103,20 @@ def predict_dynamics(
     if method == "stages":
         found = stages(structure, network, None if times is None else float(times[-1]))
         return found if times is None else _at(found, times)
-    end = None if times is not None or len(network.kernels) == 1 else _end(structure, network)
-    return integrate(structure, network, times=times, end=end)
+    if times is None and depth > 2:
+        raise ValueError(
+            f"a network of depth {depth} grows ever faster after a wait that is not known beforehand: give times, and "
+            "later ones if no mode is half learned by the last"
+        )
+    return integrate(structure, network, times=times)
 
 
-def suitable_method(
-    structure: DatasetStructure, network: LinearCNN, init_std: float | None = None
-) -> tuple[Method, str]:
+def suitable_method(structure: DatasetStructure, network: LinearCNN) -> tuple[Method, str]:
     """Returns which method suits data and network, and why.
 
     Args:
         structure: of the data set.
         network: at its start.
-        init_std: standard deviation of its weights; None: that of the first kernel's.
 
     Example:
         >>> images, labels = torch.rand(9, 1, 80, 80), torch.arange(9) % 3
@@ -125,7 +126,7 @@ def suitable_method(
         'closed-form'
     """
     c, h, w = structure.image_shape
-    spread = float(network.kernels[0].std()) if init_std is None else init_std
+    spread = float(network.head.std())
     plain = len(network.kernels) == 1 and network.kernels[0].shape[2:] == (h, w) and network.padding == "circular"
     if structure.covariance is None:
         return "closed-form", f"covariances of {c * h * w:,} pixels would take too much memory"
@@ -142,11 +143,3 @@ def _at(found: Trajectory, times: Tensor) -> Trajectory:
     """Returns a sequence of stages at other times."""
     place = torch.searchsorted(found.times, times.double(), right=True) - 1
     return Trajectory(times.double(), found.mode_strengths[place], found.half_times, found.method)
-
-
-def _end(structure: DatasetStructure, network: LinearCNN) -> float:
-    """Returns when a deep network should have learned all that it will: small weights grow ever faster."""
-    flow, weights = flow_of(network, structure.image_shape), network.weights
-    moved = flow.velocity(weights, pull(structure, flow.effective(weights)))
-    pace = max(float(v.norm() / w.norm()) for v, w in zip(moved, weights, strict=True))
-    return _LATER / pace * float(structure.singular_values[0] / structure.singular_values[-1])

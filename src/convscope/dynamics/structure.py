@@ -62,7 +62,7 @@ class DatasetStructure:
 
     @property
     def effective_singular_values(self) -> Tensor:
-        """S sqrt(N) max |F phi|, float64 [m]: a full-width CNN learns a lone mode as a dense network would this one."""
+        """Singular values s sqrt(N) max |F phi|, [m], that a dense network would learn as fast as this CNN does s."""
         return self.singular_values * math.sqrt(self.pixels) * self.spectra.flatten(1).amax(1)
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -64,24 +63,3 @@ def steps_of(
     if outputs is not None and outputs < 1:
         raise ValueError(f"outputs must be at least 1, got {outputs}")
     return times * ((1 - momentum) / lr * (1 if outputs is None else outputs / 2))
-
-
-def crossings(times: Tensor, strengths: Tensor, singular_values: Tensor) -> Tensor:
-    """Returns when strengths [T, m] first reach half the singular values [m], by straight lines between times [T].
-
-    Returns:
-        float64 [m]; inf where they do not.
-
-    Example:
-        >>> crossings(torch.tensor([0.0, 1.0]), torch.tensor([[0.0], [1.0]]), torch.tensor([1.0]))
-        tensor([0.5000], dtype=torch.float64)
-    """
-    t, a, half = times.double(), strengths.double(), singular_values.double() / 2
-    above = a >= half
-    first = above.long().argmax(0)
-    reached = above.any(0)
-    later, earlier = first, (first - 1).clamp(min=0)
-    high, low = a.gather(0, later[None])[0], a.gather(0, earlier[None])[0]
-    share = torch.where(first > 0, (half - low) / (high - low), torch.ones_like(half))
-    found = t[earlier] + share * (t[later] - t[earlier])
-    return torch.where(reached, found, torch.inf)
