@@ -227,7 +227,7 @@ def test_colours_have_an_event_for_each_direction():
     images += torch.randn(4, 3, 6, 6, generator=generator)[labels] * 0.3
     structure = dataset_structure([(images, labels)])
     network = drawn(structure, 1e-8, channels=4)
-    exact, found = integrate(structure, network), stages(structure, network)
+    exact, found = integrate(structure, network), stages(structure, network, math.inf)
     assert errors(found, exact)[0] < 0.15
     torch.testing.assert_close(found.mode_strengths[-1], structure.singular_values, rtol=1e-3, atol=0)
     assert errors(closed_form(structure, network), exact)[0] < 0.5  # frequencies of these images are correlated

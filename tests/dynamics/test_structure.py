@@ -10,7 +10,7 @@ from oracles import linear_dynamics as oracle
 from convscope.core.batches import Batch
 from convscope.core.errors import ConvscopeError
 from convscope.core.fourier import pairs, partners, signed_frequencies, unitary
-from convscope.dynamics.collect import ClassSums, SecondMoment, dataset_structure, structure_of
+from convscope.dynamics.collect import ClassSums, dataset_structure, structure_of
 from convscope.dynamics.structure import diagnostics
 
 
@@ -100,6 +100,13 @@ def test_theory_holds_on_class_means_alone_and_says_how_far_on_images():
     assert 0 < found.invariance < 1
 
 
+@pytest.mark.parametrize("center", [True, False])
+def test_power_is_the_same_with_and_without_covariances(center):
+    images, labels = data(c=3)
+    found, plain = (dataset_structure([(images, labels)], center=center, covariance=wanted) for wanted in (True, False))
+    torch.testing.assert_close(found.power, plain.power)
+
+
 def test_large_images_go_without_covariances():
     images, labels = data(8, h=9, w=9)
     found = dataset_structure([(images, labels)], covariance=False)
@@ -113,12 +120,10 @@ def test_images_without_a_label_are_left_out():
     some = labels.clone()
     some[::2] = -1
     reference = images[:10].mean(0)
-    sums, second = ClassSums(reference), SecondMoment(reference)
+    sums = ClassSums(reference, covariance=True)
     for part in torch.arange(60).split(11):
-        batch = Batch.of(images[part], some[part], part)
-        sums.update(images[part], batch)
-        second.update(images[part], batch)
-    found = structure_of(sums.compute(), second.compute(), center=True)
+        sums.update(images[part], Batch.of(images[part], some[part], part))
+    found = structure_of(sums.compute())
     expected = dataset_structure([(images[1::2], labels[1::2])])
     torch.testing.assert_close(found.cross, expected.cross)
     torch.testing.assert_close(found.covariance, expected.covariance)

@@ -7,15 +7,17 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
+from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
 from convscope.core.accumulate import Sums
 from convscope.core.batches import Batch
 from convscope.core.errors import ConvscopeError
+from convscope.core.fourier import unitary
 from convscope.core.passes import Pass
 from convscope.core.slots import Slot
 from convscope.core.streams import Images
-from convscope.dynamics.structure import DatasetStructure, decompose, mirrored
+from convscope.dynamics.structure import DatasetStructure, decompose, mirrored, powers
 from convscope.inputs.iterables import IterableSource
 
 LARGEST = 4096  # pixels times channels whose covariances are held: 128 MiB
@@ -23,36 +25,49 @@ _BATCH = 512  # images at once
 
 
 class ClassSums(Sums["ClassSums"]):
-    """Images of each class added up, and products of their channels' Fourier coefficients; small enough for folds.
+    """Images of each class added up, and second moments of all.
 
     Images without a label are left out.
 
     Args:
         reference: float64 [c, h, w], taken off every image, so that sums lose no digits.
+        covariance: whether products of all pixels with each other are summed; else those of the channels' Fourier
+            coefficients at each frequency are, which the former hold: few numbers, small enough for folds.
     """
 
-    def __init__(self, reference: Tensor) -> None:
+    def __init__(self, reference: Tensor, covariance: bool = False) -> None:
         super().__init__()
         self.reference = reference
+        self.covariance = covariance
 
     def update(self, x: Tensor, batch: Batch) -> None:
         """Adds the images of a batch.
 
         Raises:
-            ConvscopeError: when images differ in size from those before, or none has a label.
+            ConvscopeError: when images differ in size from those before.
         """
         x, labels = labelled(x, batch, self.reference)
         if not len(x):
             return
         classes = F.one_hot(labels).to(torch.float64)
-        spectra = torch.fft.rfft2(x, norm="ortho").flatten(2).permute(2, 1, 0)  # [f, c, n]
         self.add("counts", classes.sum(0).long())
         self.add("images", (classes.T @ x.flatten(1)).unflatten(1, x.shape[1:]))
+        if self.covariance:
+            self._add_products(x.flatten(1))
+            return
+        spectra = torch.fft.rfft2(x, norm="ortho").flatten(2).permute(2, 1, 0)  # [f, c, n]
         self.add("power", spectra @ spectra.mH if x.shape[1] > 1 else _energies(spectra))
+
+    def _add_products(self, flat: Tensor) -> None:
+        if "products" not in self.sums:
+            self.sums["products"] = flat.new_zeros(flat.shape[1], flat.shape[1])
+        # Half the work of a product of matrices: only one triangle, which Fortran sees as the other one.
+        total = self.sums["products"].numpy().T
+        dsyrk(1.0, flat.numpy().T, beta=1.0, c=total, overwrite_c=True)
 
     def add(self, name: str, term: Tensor, *, copy: bool = True) -> None:
         """Adds a term; one for more classes than before makes room for them."""
-        if name != "power" and name in self.sums:
+        if name in {"counts", "images"} and name in self.sums:
             size = max(len(term), len(self.sums[name]))
             term = _longer(term, size)
             self.sums[name] = _longer(self.sums[name], size)
@@ -61,28 +76,6 @@ class ClassSums(Sums["ClassSums"]):
     def compute(self) -> Self:
         """Returns the sums themselves, which ``structure_of`` takes."""
         return self
-
-
-class SecondMoment(Sums[Tensor | None]):
-    """Products of all pixels with each other, added up over labelled images.
-
-    Args:
-        reference: as for ``ClassSums``.
-    """
-
-    def __init__(self, reference: Tensor) -> None:
-        super().__init__()
-        self.reference = reference
-
-    def update(self, x: Tensor, batch: Batch) -> None:
-        """Adds the images of a batch; errors as of ``ClassSums``."""
-        flat = labelled(x, batch, self.reference)[0].flatten(1)
-        if len(flat):
-            self.add("second", flat.T @ flat, copy=False)
-
-    def compute(self) -> Tensor | None:
-        """Returns the sum, float64 [c h w, c h w]; None when no image had a label."""
-        return self.sums.get("second")
 
 
 def labelled(x: Tensor, batch: Batch, reference: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,36 +121,40 @@ def dataset_structure(
         (torch.Size([3, 1, 6, 6]), torch.Size([3, 4]))
     """
     p = Pass(IterableSource(batches), batch_size=_BATCH, progress=progress)
-    sums, second = feed_structure(p, Images(), covariance, folded=False)
+    sums = feed_structure(p, Images(), covariance, folded=False)
     p.run()
-    return structure_of(sums.value(), None if second is None else second.value(), center)
+    return structure_of(sums[-1].value(), center=center)
 
 
 def feed_structure(
     p: Pass, stream: Images, covariance: bool | None = None, folded: bool = True
-) -> tuple[Slot[ClassSums], Slot[Tensor | None] | None]:
-    """Returns the slots for what the structure needs; the second is None where covariances are not wanted.
+) -> tuple[Slot[ClassSums], ...]:
+    """Returns the slots of what the structure needs: sums by folds where wanted, then those with covariances.
 
     Args:
         p: the pass.
         stream: size and colours of the images.
         covariance: as for ``dataset_structure``.
-        folded: whether sums of classes are kept apart by folds, for error bars.
+        folded: whether sums are kept apart by folds, for error bars; those with covariances are too large for it.
+
+    Returns:
+        One slot or two; the last one has all that is to be known of the whole.
     """
     reference = stream(p.pilot.images).to("cpu", torch.float64).mean(0)
     wanted = reference.numel() <= LARGEST if covariance is None else covariance
-    sums = p.feed(stream, lambda: ClassSums(reference), folded=folded, label="class means and power spectra")
-    if not wanted:
-        return sums, None
-    return sums, p.feed(stream, lambda: SecondMoment(reference), folded=False, label="covariances of pixels")
+    slots: list[Slot[ClassSums]] = []
+    if folded or not wanted:
+        slots.append(p.feed(stream, lambda: ClassSums(reference), folded=folded, label="class means and power spectra"))
+    if wanted:
+        slots.append(p.feed(stream, lambda: ClassSums(reference, True), folded=False, label="covariances of pixels"))
+    return tuple(slots)
 
 
-def structure_of(sums: ClassSums, second: Tensor | None, center: bool) -> DatasetStructure:
+def structure_of(sums: ClassSums, *, center: bool = True) -> DatasetStructure:
     """Returns the structure from sums over images.
 
     Args:
         sums: over the labelled images.
-        second: sum of products of pixels; None: not at hand.
         center: as for ``dataset_structure``.
 
     Raises:
@@ -166,7 +163,6 @@ def structure_of(sums: ClassSums, second: Tensor | None, center: bool) -> Datase
     if not sums.sums:
         raise ConvscopeError("no image has a label: the structure of a data set ties labels to pixels")
     counts, reference = sums.sums["counts"], sums.reference
-    h, w = reference.shape[1:]
     n = float(counts.sum())
     if center and int((counts > 0).sum()) < 2:
         raise ConvscopeError(
@@ -174,21 +170,26 @@ def structure_of(sums: ClassSums, second: Tensor | None, center: bool) -> Datase
         )
     means, share = sums.sums["images"] / n, counts.double() / n  # of images with the reference off
     off = means.sum(0)
-    power = sums.sums["power"].unflatten(0, (h, w // 2 + 1)) / n
+    mean = reference + off
+    cross = means - share[:, None, None, None] * off
     # E[(x - a)(x - b)^T] with m the mean less the reference: centred ones are S - m m^T, raw ones S + r m^T + m r^T +
     # r r^T, which is S - m m^T + (m + r)(m + r)^T.
-    spectrum = torch.fft.rfft2(off, norm="ortho").permute(1, 2, 0)
-    power = power - spectrum[..., :, None] * spectrum[..., None, :].conj()
-    flat = off.flatten()
-    covariance = None if second is None else second / n - torch.outer(flat, flat)
-    cross = means - share[:, None, None, None] * off
-    mean = reference + off
+    parts = ((off, -1.0),) if center else ((off, -1.0), (mean, 1.0))
     if not center:
         cross = cross + share[:, None, None, None] * mean
-        spectrum = torch.fft.rfft2(mean, norm="ortho").permute(1, 2, 0)
-        power = power + spectrum[..., :, None] * spectrum[..., None, :].conj()
-        covariance = None if covariance is None else covariance + torch.outer(mean.flatten(), mean.flatten())
-    return decompose(cross, mirrored(power, w), covariance, mean, counts, center)
+    covariance = None
+    if "products" in sums.sums:
+        covariance = sums.sums["products"].tril() / n
+        covariance += covariance.tril(-1).T
+        for image, sign in parts:
+            covariance.addr_(image.flatten(), image.flatten(), alpha=sign)
+        power = powers(covariance, reference.shape)
+    else:
+        power = mirrored(sums.sums["power"].unflatten(0, (reference.shape[1], -1)) / n, reference.shape[2])
+        for image, sign in parts:
+            spectrum = unitary(image).permute(1, 2, 0)
+            power = power + sign * spectrum[..., :, None] * spectrum[..., None, :].conj()
+    return decompose(cross, power, covariance, mean, counts, center)
 
 
 def _energies(spectra: Tensor) -> Tensor:

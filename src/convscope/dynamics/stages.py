@@ -13,6 +13,7 @@ from convscope.dynamics.start import Start
 from convscope.dynamics.structure import DatasetStructure
 from convscope.dynamics.trajectory import Trajectory
 
+LATER = 1.2  # times the last half-time, at which a prediction ends
 NEGLIGIBLE = 1e-6  # of the largest growth rate: slower ones are left out
 ROUNDING = 1e-7  # of the largest standard deviation: features with less beside others count as nothing
 
@@ -31,7 +32,8 @@ def stages(structure: DatasetStructure, network: LinearCNN, end: float | None = 
     Args:
         structure: with its covariance.
         network: at its start.
-        end: time to stop at; None: when nothing is left to be learned.
+        end: time to stop at; None: somewhat later than all modes are half learned; at the latest, and for infinity,
+            when nothing is left to be learned.
 
     Returns:
         Mode strengths after each event; they jump there.
@@ -65,6 +67,7 @@ def stages(structure: DatasetStructure, network: LinearCNN, end: float | None = 
     times, strengths = [0.0], [torch.zeros_like(singular_values)]
     half_times = torch.full_like(singular_values, torch.inf)
     while True:
+        last = LATER * float(half_times.max()) if end is None else end
         left = basis.coefficients(residual)
         left = left - left @ taken
         u, s, vh = _svd(left)
@@ -84,7 +87,7 @@ def stages(structure: DatasetStructure, network: LinearCNN, end: float | None = 
         best = int(wait.argmin())
         pair, direction = divmod(best, rank)
         step = float(wait.view(-1)[best])
-        if end is not None and now + step > end:
+        if now + step > last:
             break
         now += step
         grown.scatter_add_(1, place, torch.where(open_, rates * step, 0.0))
@@ -94,12 +97,16 @@ def stages(structure: DatasetStructure, network: LinearCNN, end: float | None = 
         v = vh[pair, direction].conj()
         spent[pair] += 1
         taken[pair] += torch.outer(v, v.conj())
-        for where, vector in _features(basis, pair, v):
-            column = covariance[:, where] @ vector - factor[:size].T @ (factor[:size, where] @ vector)
-            norm = math.sqrt(max(float(column[where] @ vector), 0.0))
+        before = size
+        where, features = _features(basis, pair, v)
+        columns = covariance[:, where] @ features - factor[:size].T @ (factor[:size, where] @ features)
+        for column, feature in zip(columns.T, features.T, strict=True):
+            # Less what the other feature of the pair has explained just now.
+            own = column - factor[before:size].T @ (factor[before:size, where] @ feature)
+            norm = math.sqrt(max(float(own[where] @ feature), 0.0))
             if norm > least:
-                factor[size] = column / norm
-                residual = residual - torch.outer(residual[:, where] @ vector / norm, factor[size])
+                factor[size] = own / norm
+                residual = residual - torch.outer(residual[:, where] @ feature / norm, factor[size])
                 size += 1
         at = singular_values - ((structure.class_vectors @ residual) * modes).sum(1)
         times.append(now)
@@ -117,15 +124,18 @@ def _svd(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return u, s, torch.ones_like(s)[:, None].to(blocks)
 
 
-def _features(basis: RealBasis, pair: int, v: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Returns the features of images that outputs along v^H at a frequency are made of: where, and which coordinates.
+def _features(basis: RealBasis, pair: int, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the features of images that outputs along v^H at a frequency are made of: coordinates, and a basis.
 
     A row conj(z v) of the network's map at a frequency, for any complex number z, is a plane in real coordinates; a
     line where the frequency is its own conjugate.
+
+    Returns:
+        int64 [i], which coordinates, and float64 [i, 1 or 2].
     """
     start, c = int(basis.start[pair]), len(v)
     if bool(basis.alone[pair]):
         real = (v / v[v.abs().argmax()]).real
-        return [(torch.arange(start, start + c), real / real.norm())]
-    where = torch.arange(start, start + 2 * c)
-    return [(where, torch.cat([v.real, -v.imag])), (where, torch.cat([v.imag, v.real]))]
+        return torch.arange(start, start + c), (real / real.norm())[:, None]
+    features = torch.stack([torch.cat([v.real, -v.imag]), torch.cat([v.imag, v.real])], 1)
+    return torch.arange(start, start + 2 * c), features

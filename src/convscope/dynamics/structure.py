@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -184,6 +185,22 @@ def decompose(
     return DatasetStructure(
         s, (v * sign).unflatten(1, mean.shape), u * sign, cross, power, covariance, mean, counts, centred
     )
+
+
+def powers(covariance: Tensor, shape: Sequence[int]) -> Tensor:
+    """Returns the channels' covariances at each frequency, complex128 [h, w, c, c], from those of all pixels.
+
+    Args:
+        covariance: float64 [c h w, c h w].
+        shape: (c, h, w).
+    """
+    c, h, w = shape
+    y, x = torch.cartesian_prod(torch.arange(h), torch.arange(w)).unbind(1)
+    lag = (y[:, None] - y) % h * w + (x[:, None] - x) % w
+    # The energy at a frequency is the transform of the sum over all pairs of pixels as far apart.
+    blocks = covariance.unflatten(1, (c, h * w)).unflatten(0, (c, h * w)).transpose(1, 2).flatten(2)
+    sums = covariance.new_zeros(c, c, h * w).index_add_(2, lag.flatten(), blocks)
+    return torch.fft.fft2(sums.unflatten(2, (h, w))).permute(2, 3, 0, 1) / (h * w)
 
 
 def mirrored(half: Tensor, w: int) -> Tensor:
