@@ -162,3 +162,23 @@ def test_refuses(change):
     arguments = {"images": images, "labels": labels, "epochs": 1, "progress": False} | change
     with pytest.raises(ValueError, match=r"must|need at least"):
         train(network(), **arguments)
+
+
+def test_squared_loss_is_gradient_descent_on_half_the_squared_error():
+    images, labels = data(n=12)
+    images, weight = images.double(), torch.randn(3, 128, generator=torch.Generator().manual_seed(1)).double()
+    net = nn.Sequential(nn.Flatten(), nn.Linear(128, 3, bias=False)).double()
+    net[1].weight.data.copy_(weight)
+    run = train(net, images, labels, epochs=3, lr=0.01, batch_size=12, loss="squared", progress=False)
+    x, y = images.flatten(1), nn.functional.one_hot(labels).double()
+    for epoch in run.history:
+        error = x @ weight.T - y
+        assert epoch.loss == pytest.approx(float(error.square().sum()) / 24, rel=1e-12)
+        weight = weight - 0.01 * error.T @ x / 12
+    torch.testing.assert_close(net[1].weight.detach(), weight, rtol=1e-12, atol=1e-12)
+    assert run.steps == 3
+
+
+def test_an_unknown_loss_is_refused():
+    with pytest.raises(ValueError, match="'cross-entropy' or 'squared', got 'hinge'"):
+        train(network(), *data(), epochs=1, loss="hinge")

@@ -172,7 +172,10 @@ def decompose(
     Raises:
         ConvscopeError: when no class differs from another in any pixel.
     """
-    u, s, v = torch.linalg.svd(cross.flatten(1), full_matrices=False)
+    known = counts > 0  # rows of other classes are 0
+    rows, s, v = torch.linalg.svd(cross.flatten(1)[known], full_matrices=False)
+    u = rows.new_zeros(len(cross), rows.shape[1])
+    u[known] = rows
     scale = torch.finfo(torch.float64).eps * math.sqrt(float(power.diagonal(dim1=2, dim2=3).sum().real.clamp(min=0)))
     keep = s > max(LEAST * float(s[0]), 16 * scale)
     if not keep.any():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from tqdm import tqdm
 State = dict[str, Tensor]
 Optimiser = Literal["sgd", "adam"]
 LabelKind = Literal["true", "permuted", "random"]
+Loss = Literal["cross-entropy", "squared"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Moment:
         network: the network, in training mode; a callback may read it, not change it.
         step: optimiser steps taken so far; 0 before the first.
         epoch: epochs completed so far.
-        loss: cross-entropy in nats, mean over the latest batch (after an epoch: over the epoch); NaN before the first.
+        loss: the training's loss, mean over the latest batch (after an epoch: over the epoch); NaN before the first.
     """
 
     network: nn.Module
@@ -55,7 +56,7 @@ class Epoch:
     """One epoch in a training's history.
 
     Attributes:
-        loss: cross-entropy in nats, mean over the epoch's images while the weights moved.
+        loss: the training's loss, mean over the epoch's images while the weights moved.
         accuracy: share of the epoch's images classified as labelled, likewise.
         seconds: wall-clock seconds.
     """
@@ -95,11 +96,12 @@ def train(
     weight_decay: float = 0.0,
     batch_size: int = 64,
     optimiser: Optimiser = "sgd",
+    loss: Loss = "cross-entropy",
     seed: int = 0,
     progress: bool | str = True,
     callbacks: Sequence[Callback] = (),
 ) -> Training:
-    """Trains a network in place by minibatch descent on the cross-entropy, with a constant step size.
+    """Trains a network in place by minibatch descent on a loss, with a constant step size.
 
     Each epoch visits the images in a new order and leaves out the last, smaller batch (a batch of one has no batch
     statistics). The order and everything random inside the network follow from ``seed``; the caller's random state
@@ -113,8 +115,10 @@ def train(
         lr: step size of the optimiser.
         momentum: SGD's momentum, or Adam's first decay rate (where 0 stands for Adam's usual 0.9).
         weight_decay: added to the gradient as ``weight_decay * weight``.
-        batch_size: images a step; at most n.
+        batch_size: images a step; at most n. With n images, every step is one of gradient descent on all of them.
         optimiser: "sgd" or "adam".
+        loss: "cross-entropy", in nats; or "squared", half the squared error against one-hot labels, summed over
+            outputs. Either is a mean over a step's images.
         seed: decides the order of the images and the network's own random draws.
         progress: whether to show a progress bar; a string is its title.
         callbacks: told of the start, of every step and of every epoch.
@@ -142,6 +146,8 @@ def train(
     was_training = network.training
     initial = _copy(network)
     rule = _optimiser(network, optimiser, lr, momentum, weight_decay)
+    if loss not in get_args(Loss):
+        raise ValueError(f"loss must be 'cross-entropy' or 'squared', got {loss!r}")
     # On a CPU this memory layout makes convolution, pooling and batch normalisation up to twice as fast.
     layout = torch.channels_last if images.ndim == 4 else torch.contiguous_format
     network.to(memory_format=layout)  # type: ignore[call-overload]
@@ -152,7 +158,7 @@ def train(
         disable=not progress,
         leave=False,
     )
-    descent = _Descent(network, images, labels, rule, tuple(callbacks), layout, bar)
+    descent = _Descent(network, images, labels, rule, loss, tuple(callbacks), layout, bar)
     order = torch.Generator().manual_seed(seed)
     complete = True
     with torch.random.fork_rng([device] if device.type == "cuda" else []), bar:
@@ -171,6 +177,20 @@ def train(
     return Training(initial, _copy(network), tuple(descent.history), descent.steps, complete)
 
 
+def squared_error(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Returns half the squared error of outputs against one-hot labels, summed over outputs, mean over images.
+
+    Args:
+        outputs: [n, o].
+        labels: int64 [n], below o.
+
+    Example:
+        >>> squared_error(torch.tensor([[0.0, 2.0]]), torch.tensor([0]))
+        tensor(2.5000)
+    """
+    return (outputs - F.one_hot(labels, outputs.shape[1])).square().sum() / (2 * len(outputs))
+
+
 @dataclass
 class _Descent:
     """A training under way."""
@@ -179,6 +199,7 @@ class _Descent:
     images: Tensor
     labels: Tensor
     rule: torch.optim.Optimizer
+    loss: Loss
     callbacks: tuple[Callback, ...]
     layout: torch.memory_format
     bar: tqdm
@@ -205,7 +226,7 @@ class _Descent:
         x = self.images[rows].to(device, memory_format=self.layout)
         y = self.labels[rows].to(device)
         logits = self.network(x)
-        loss = F.cross_entropy(logits, y)
+        loss = F.cross_entropy(logits, y) if self.loss == "cross-entropy" else squared_error(logits, y)
         self.rule.zero_grad()
         torch.autograd.backward(loss)
         self.rule.step()

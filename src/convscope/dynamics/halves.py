@@ -1,0 +1,35 @@
+"""When modes are half learned, from records of their strengths."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def half_times(steps: Tensor, strengths: Tensor, targets: Tensor) -> Tensor:
+    """Returns when each mode first has half its target, float64 [m], by straight lines between records.
+
+    Args:
+        steps: [T], rising.
+        strengths: [T, m]; NaN where nothing is known.
+        targets: [m]; a mode whose target is not positive has no half-time.
+
+    Returns:
+        In the unit of steps; inf where it was not reached.
+
+    Example:
+        >>> half_times(torch.tensor([0, 10]), torch.tensor([[0.0, 0.0], [1.0, 0.1]]), torch.ones(2)).tolist()
+        [5.0, inf]
+    """
+    found = torch.full((len(targets),), math.inf, dtype=torch.float64)
+    for mode, half in enumerate((targets / 2).tolist()):
+        known = strengths[:, mode].isfinite()
+        a, t = strengths[known, mode].double(), steps[known].double()
+        above = torch.nonzero(a >= half)[:, 0]
+        if half <= 0 or not len(above):
+            continue
+        i = int(above[0])
+        found[mode] = t[0] if i == 0 else t[i - 1] + (half - a[i - 1]) / (a[i] - a[i - 1]) * (t[i] - t[i - 1])
+    return found
