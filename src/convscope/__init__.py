@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from convscope.core.errors import ConvscopeError as ConvscopeError
     from convscope.core.moments import patch_moments as patch_moments
     from convscope.dynamics.collect import dataset_structure as dataset_structure
+    from convscope.dynamics.monitor import ModeMonitor as ModeMonitor
     from convscope.dynamics.predict import predict_dynamics as predict_dynamics
+    from convscope.dynamics.shortcuts.collect import audit_shortcuts as audit_shortcuts
     from convscope.firstlayer.fit import fit_energy_profile as fit_energy_profile
     from convscope.firstlayer.prediction import predict_energy_profile as predict_energy_profile
     from convscope.firstlayer.profile import energy_profile as energy_profile
@@ -34,8 +36,10 @@ _PUBLIC = {
     "ConvRFMRegressor": "convscope.rfm.estimators",
     "ConvscopeError": "convscope.core.errors",
     "DeepConvRFMClassifier": "convscope.rfm.deep",
+    "ModeMonitor": "convscope.dynamics.monitor",
     "PatchAgop": "convscope.ansatz.agop",
     "Report": "convscope.page.report",
+    "audit_shortcuts": "convscope.dynamics.shortcuts.collect",
     "conv_kernel": "convscope.rfm.kernels",
     "conv_kernel_agop": "convscope.rfm.agop",
     "dataset_structure": "convscope.dynamics.collect",
@@ -53,8 +57,10 @@ __all__ = [
     "ConvRFMRegressor",
     "ConvscopeError",
     "DeepConvRFMClassifier",
+    "ModeMonitor",
     "PatchAgop",
     "Report",
+    "audit_shortcuts",
     "conv_kernel",
     "conv_kernel_agop",
     "dataset_structure",

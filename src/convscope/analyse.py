@@ -26,10 +26,14 @@ from convscope.core.network import Network
 from convscope.core.passes import Pass
 from convscope.core.results import Result
 from convscope.core.taps import left_as_found, logits
+from convscope.dynamics.result import DynamicsResult
+from convscope.dynamics.shortcuts.result import ShortcutsResult
+from convscope.dynamics.shortcuts.theory import Shortcuts
+from convscope.dynamics.theory import Dynamics
 from convscope.firstlayer.comparison import ComparisonResult
 from convscope.firstlayer.data import DataResult
 from convscope.firstlayer.result import FirstLayerResult
-from convscope.firstlayer.theory import FirstLayer
+from convscope.firstlayer.theory import FirstLayer, Replica
 from convscope.inputs.iterables import IterableSource
 from convscope.page.report import Head, Provenance, Report
 from convscope.page.report import read_report as _read_report
@@ -38,7 +42,15 @@ from convscope.training.initialise import calibrate_, reinitialised
 
 STRIP = 8  # images shown at the head of the page
 # Importing them makes them known to saved reports.
-RESULTS = (FirstLayerResult, DataResult, ComparisonResult, AnsatzResult, RfmResult)
+RESULTS = (
+    FirstLayerResult,
+    DataResult,
+    ComparisonResult,
+    AnsatzResult,
+    DynamicsResult,
+    ShortcutsResult,
+    RfmResult,
+)
 
 
 class Theory(Protocol):
@@ -47,6 +59,20 @@ class Theory(Protocol):
     def plan(self, p: Pass) -> Callable[[], Result]:
         """Feeds the pass and returns what draws the conclusion."""
         ...
+
+
+def main_job(layer: str | None = None, replicas: Sequence[Replica] = (), *, weights_only: bool = False) -> list[Theory]:
+    """Returns the theories of the main job.
+
+    Args:
+        layer: the convolution for the first-layer theory; None: the first that runs.
+        replicas: other training runs of the network.
+        weights_only: whether there is no network to run, only its first layer's weights.
+    """
+    of_network: list[Theory] = [FirstLayer(layer, replicas)]
+    if not weights_only:
+        of_network.append(Ansatz())
+    return [*of_network, Dynamics(), Shortcuts()]
 
 
 def analyse(
@@ -120,7 +146,7 @@ def report(
     if not untrained and (twin := reinitialised(model)) is not None:
         untrained = {"twin": twin_of(p, network, twin)}
     p.networks = {"model": network} | untrained
-    results, coverage = analyse(p, [FirstLayer(layer), Ansatz()])
+    results, coverage = analyse(p, main_job(layer))
     call = f"convscope.report({network.name}, {data})"
     return Report(head_of(p, network), results, coverage, provenance(call, start))
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from convscope.analyse import analyse, head_of, provenance
-from convscope.ansatz.theory import Ansatz
+from convscope.analyse import analyse, head_of, main_job, provenance
 from convscope.core.network import Network
 from convscope.core.passes import Pass
-from convscope.firstlayer.theory import FirstLayer, Replica
+from convscope.firstlayer.theory import Replica
 from convscope.inputs.arrays import ArrayStore
 from convscope.inputs.photographs import photographs
 from convscope.inputs.preprocessing import Preprocessing
@@ -63,7 +62,7 @@ def embedded_report(
     network = Network(name, first.network, prepare, notes=(*_accuracies(runs), *prepare.notes(p.pilot.images)))
     p.networks = {"model": network, "init": Network(f"{name} before training", first.untrained, prepare)}
     replicas = [Replica(run.name, run.kind, _first(run.network), _first(run.untrained)) for run in runs[1:]]
-    results, coverage = analyse(p, [FirstLayer(replicas=replicas), Ansatz()], checkpoint, resume)
+    results, coverage = analyse(p, main_job(replicas=replicas), checkpoint, resume)
     seeds = {run.name: run.seed for run in runs}
     return Report(head_of(p, network), results, coverage, provenance(None, start, seeds))
 

@@ -10,6 +10,8 @@ import click
 _COMMANDS = {
     "report": "What did this network learn, and how much of it was predictable from the images?",
     "data": "What can be said of images before any training.",
+    "dynamics": "In which order would a network learn these images?",
+    "shortcuts": "What betrays a class without being its object?",
     "ansatz": "In which convolutions do the filters line up with the patches that drive the outputs?",
     "rfm": "Does a kernel machine that learns which patches matter beat one that does not?",
     "compare": "Do several networks listen to the same directions of image space?",

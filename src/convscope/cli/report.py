@@ -76,9 +76,7 @@ def report(
         raise click.UsageError(f"{missing} is missing: give MODEL and --data IMAGES together, or neither{hint}")
     with run(quiet) as progress:
         place = the_device(device)
-        from convscope.analyse import Theory, analyse, head_of, provenance
-        from convscope.ansatz.theory import Ansatz
-        from convscope.firstlayer.theory import FirstLayer
+        from convscope.analyse import analyse, head_of, main_job, provenance
         from convscope.page.report import Report
 
         if model is None or data is None:
@@ -96,7 +94,7 @@ def report(
         source = open_images(data, limit=reading.limit, size=reading.size, suggested=opened.preprocessing.size)
         p = open_pass(source, reading, progress=progress)
         network = enter(p, opened, place)
-        theories: list[Theory] = [FirstLayer(layer)] if opened.weights_only else [FirstLayer(layer), Ansatz()]
+        theories = main_job(layer, weights_only=opened.weights_only)
         results, coverage = analyse(p, theories, _checkpoint(output), reading.resume)
         made = Report(head_of(p, network), results, coverage, provenance(None, start))
         deliver(made, output, as_json=as_json, arrays=arrays)

@@ -168,9 +168,9 @@ class Experiment:
 
 def titles() -> dict[str, str]:
     """Returns short name to title of each paper."""
-    from convscope.papers import beaglehole2023, chowers2023
+    from convscope.papers import beaglehole2023, chowers2023, pinson2023
 
-    return {"chowers2023": chowers2023.TITLE, "beaglehole2023": beaglehole2023.TITLE}
+    return {paper.__name__.rpartition(".")[2]: paper.TITLE for paper in (chowers2023, beaglehole2023, pinson2023)}
 
 
 def experiments() -> dict[str, Experiment]:
@@ -180,9 +180,10 @@ def experiments() -> dict[str, Experiment]:
         >>> "chowers2023/formula" in experiments()
         True
     """
-    from convscope.papers import beaglehole2023, chowers2023
+    from convscope.papers import beaglehole2023, chowers2023, pinson2023
 
-    return {experiment.key: experiment for experiment in (*chowers2023.EXPERIMENTS, *beaglehole2023.EXPERIMENTS)}
+    papers = (chowers2023, beaglehole2023, pinson2023)
+    return {experiment.key: experiment for paper in papers for experiment in paper.EXPERIMENTS}
 
 
 def chosen(names: Sequence[str]) -> list[Experiment]:

@@ -1,0 +1,167 @@
+"""Images, structures and small networks that the experiments of Pinson et al. (2023) share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from convscope.dynamics.collect import dataset_structure
+from convscope.dynamics.structure import DatasetStructure
+from convscope.papers.data import LabelledImages, cifar10, fingerprint, needed
+from convscope.papers.kept import Scores, learn, once
+from convscope.papers.registry import Setup
+
+View = Literal["gray", "colour"]
+Pooling = Literal["strides", "maxima"]
+CLASSES = 10
+_LUMINANCE = (0.299, 0.587, 0.114)
+_WIDTHS = (32, 64, 64)
+_BATCH = 500
+
+
+def digits(classes: tuple[int, ...] | None = None) -> tuple[Tensor, Tensor]:
+    """Returns scikit-learn's 8 x 8 digits, float64 [n, 1, 8, 8] in [0, 1], and their labels.
+
+    Args:
+        classes: which digits, numbered anew in this order; None: all.
+
+    Example:
+        >>> images, labels = digits((3, 8))
+        >>> images.shape, labels.unique().tolist()
+        (torch.Size([357, 1, 8, 8]), [0, 1])
+    """
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    images, labels = torch.from_numpy(found.images)[:, None] / 16, torch.from_numpy(found.target).long()
+    if classes is None:
+        return images, labels
+    own = labels[:, None] == torch.tensor(classes)
+    return images[own.any(1)], own[own.any(1)].long().argmax(1)
+
+
+def seen(pixels: Tensor, view: View, side: int) -> Tensor:
+    """Returns images [n, 3, h, w] in colour or as their luminance, reduced by means over blocks to a side in pixels."""
+    if view == "gray":
+        pixels = (pixels * torch.tensor(_LUMINANCE)[:, None, None]).sum(1, keepdim=True)
+    return F.avg_pool2d(pixels, pixels.shape[-1] // side)
+
+
+def photographs(setup: Setup, n: int, view: View = "colour", side: int = 32) -> tuple[Tensor, Tensor]:
+    """Returns the first training images of CIFAR-10, float32 [n, c, side, side] in [0, 1], and their labels.
+
+    Args:
+        setup: where the data lie.
+        n: number of images.
+        view: in colour, or their luminance.
+        side: in pixels; 32, or what divides it.
+
+    Raises:
+        ConvscopeError: when CIFAR-10 is not at hand.
+    """
+    data = _training(needed("cifar10", setup.data), n)
+    return seen(data.pixels, view, side), data.labels
+
+
+def photographs_structure(setup: Setup, n: int, view: View, side: int) -> DatasetStructure:
+    """Returns the structure of those images."""
+    return _structure(needed("cifar10", setup.data), n, view, side)
+
+
+@lru_cache(maxsize=2)
+def _structure(folder: Path, n: int, view: View, side: int) -> DatasetStructure:
+    data = _training(folder, n)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        parts = zip(data.images.split(_BATCH), data.labels.split(_BATCH), strict=True)
+        for images, labels in parts:
+            yield seen(LabelledImages(images, labels, "").pixels.double(), view, side), labels
+
+    return dataset_structure(batches())
+
+
+@lru_cache(maxsize=1)
+def _training(folder: Path, n: int) -> LabelledImages:
+    return cifar10(folder, n)
+
+
+def tested(setup: Setup, n: int) -> LabelledImages:
+    """Returns the first test images of CIFAR-10.
+
+    Raises:
+        ConvscopeError: when CIFAR-10 is not at hand.
+    """
+    return cifar10(needed("cifar10", setup.data), n, "test")
+
+
+def small_cnn(pooling: Pooling) -> nn.Sequential:
+    """Returns three convolutions with ReLUs and a linear layer, for RGB of 32 x 32 pixels; it normalises images itself.
+
+    Args:
+        pooling: how maps are halved: by a stride of 2, or by maxima over 2 x 2.
+    """
+    layers: list[nn.Module] = []
+    for c, k in zip((3, *_WIDTHS), _WIDTHS, strict=False):
+        layers += [nn.Conv2d(c, k, 3, 2 if pooling == "strides" else 1, 1), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)] if pooling == "maxima" else []
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(_WIDTHS[-1] * 16, CLASSES))
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """Returns RGB images in [0, 1] as ``small_cnn`` takes them: each channel less 1/2, over 1/4."""
+    return (pixels - 0.5) / 0.25
+
+
+def trained_cnn(
+    setup: Setup, pooling: Pooling, pixels: Tensor, labels: Tensor, test: LabelledImages, *, seed: int, epochs: int
+) -> tuple[nn.Sequential, Scores]:
+    """Returns a small CNN trained on images [n, 3, 32, 32] in [0, 1], in evaluation mode, and how well it learned.
+
+    Args:
+        setup: whose cache keeps it.
+        pooling: as for ``small_cnn``.
+        pixels: to learn.
+        labels: to learn.
+        test: for the test accuracy.
+        seed: of the initial weights and the order of images.
+        epochs: number of times that every image is visited.
+
+    Raises:
+        KeyboardInterrupt: when the training is interrupted.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = small_cnn(pooling)
+    options: dict[str, Any] = {"epochs": epochs, "lr": 0.01, "momentum": 0.9, "batch_size": 64, "seed": seed}
+    data = [f"small CNN, {pooling}", fingerprint(pixels.numpy(), labels.numpy()), test.fingerprint]
+    trial = LabelledImages(normalised(test.pixels), test.labels, "")
+
+    def training() -> tuple[dict[str, Tensor], Scores]:
+        title = f"{pooling}, seed {seed}" if setup.progress else False
+        return learn(network, normalised(pixels), labels, trial, **options, progress=title)
+
+    state, scores = once(setup.cache, data, options, training)
+    network.load_state_dict(state)
+    return network.cpu().eval(), scores
+
+
+def ranks(a: Tensor, b: Tensor) -> float:
+    """Returns Spearman's correlation of two sets of half-times, or of what should order them.
+
+    Modes that were not learned (inf) come last; NaN where all are equal, or there is one alone.
+
+    Example:
+        >>> round(ranks(torch.tensor([1.0, 2.0, torch.inf]), torch.tensor([3.0, 5.0, 8.0])), 6)
+        1.0
+    """
+    if len(a.unique()) < 2 or len(b.unique()) < 2:
+        return math.nan
+    return float(spearmanr(a.numpy(), b.numpy())[0])

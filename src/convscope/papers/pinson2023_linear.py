@@ -1,0 +1,290 @@
+"""Predictions of the learning of linear networks against their exact dynamics: times, order, and frequencies used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convscope.core.fourier import unitary
+from convscope.core.results import finite
+from convscope.dynamics.collect import dataset_structure
+from convscope.dynamics.exact import integrate
+from convscope.dynamics.linear import Dense, LinearCNN
+from convscope.dynamics.predict import predict_dynamics
+from convscope.dynamics.structure import DatasetStructure
+from convscope.papers.pinson2023_data import digits, photographs_structure, ranks
+from convscope.papers.registry import Outcome, Row, Scale, Setup, summary
+
+_METHODS = ("stages", "closed-form", "independent")
+_NAMES = {
+    "stages": "stages",
+    "closed-form": "closed form",
+    "independent": "modes each by itself (the paper's equation)",
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Sizes of one scale.
+
+    Attributes:
+        digits: draws of initial weights for all digits.
+        photographs: standard deviation of the initial weights for photographs to the number of draws.
+        images: number of photographs.
+        side: of the photographs, in pixels.
+        draws: of initial weights for two digits.
+        ends: draws that are followed to the end.
+        last: half-times after which learning is taken to have ended.
+    """
+
+    digits: int
+    photographs: Mapping[float, int]
+    images: int
+    side: int
+    draws: int
+    ends: int
+    last: float
+
+
+SIZES: dict[Scale, Size] = {
+    "smoke": Size(1, {1e-8: 1}, 300, 8, 2, 1, 4.0),
+    "cpu": Size(5, {1e-4: 3, 1e-8: 5}, 50_000, 32, 20, 3, 256.0),
+    "paper": Size(20, {1e-4: 20, 1e-8: 20}, 50_000, 32, 100, 20, 1024.0),
+}
+
+
+@dataclass(frozen=True)
+class _Case:
+    """Data and initial weights, with what was measured before: error and rank correlation of each method."""
+
+    name: str
+    init_std: float
+    draws: int
+    reference: Mapping[str, tuple[float, float]]
+    gate: bool
+    structure: Callable[[], DatasetStructure]
+
+
+def _reference(independent: tuple[float, float], stages: tuple[float, float], closed: tuple[float, float]) -> dict:
+    return {"stages": stages, "closed-form": closed, "independent": independent}
+
+
+def _cases(setup: Setup, size: Size) -> list[_Case]:
+    def of_digits(center: bool) -> Callable[[], DatasetStructure]:
+        return lambda: dataset_structure([digits()], center=center)
+
+    def of_photographs() -> DatasetStructure:
+        return photographs_structure(setup, size.images, "gray", size.side)
+
+    known = {
+        1e-4: _reference((1.48, 0.967), (0.124, 0.975), (0.098, 0.971)),
+        1e-8: _reference((1.65, 0.929), (0.045, 0.979), (0.159, 0.946)),
+    }
+    found = [
+        _Case(f"digits{what}", init_std, size.digits, _reference(*values), gate, of_digits(not what))
+        for what, init_std, gate, values in (
+            ("", 1e-3, False, ((0.94, 0.98), (0.116, 0.89), (0.097, 0.967))),
+            ("", 1e-6, False, ((0.92, 0.967), (0.114, 0.90), (0.039, 0.983))),
+            ("", 1e-10, True, ((0.94, 0.967), (0.047, 0.979), (0.048, 0.983))),
+            (", mean not taken off", 1e-10, False, ((1.15, 0.988), (0.017, 0.985), (0.101, 0.90))),
+        )
+    ]
+    return found + [
+        _Case("CIFAR-10, gray", init_std, draws, known[init_std], init_std < 1e-6, of_photographs)
+        for init_std, draws in size.photographs.items()
+    ]
+
+
+def times(setup: Setup) -> Outcome:
+    """Returns how far predicted half-times of modes are from those of the exact dynamics."""
+    size = SIZES[setup.scale]
+    rows: list[Row] = []
+    table: list[dict[str, Any]] = []
+    for case in _cases(setup, size):
+        structure = case.structure()
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in _METHODS}
+        order: list[tuple[float, float]] = []
+        for seed in range(case.draws):
+            exact = _half_times(structure, "exact", case.init_std, seed)
+            order.append((
+                ranks(exact, 1 / structure.effective_singular_values),
+                ranks(exact, 1 / structure.singular_values),
+            ))
+            for name in _METHODS:
+                predicted = _half_times(structure, name, case.init_std, seed)
+                error = float(((predicted - exact).abs() / exact).median())
+                found[name].append((error, ranks(predicted, exact)))
+        rows += _rows(case, found)
+        if case.name.startswith("CIFAR"):
+            rows.append(_order(case, order))
+        table += [_line(case, name, values) for name, values in found.items()]
+    settings = {
+        "network": "one convolution with one kernel as large as the image, circular padding, and a linear layer; "
+        "Gaussian weights of the standard deviation named; gradient flow on the squared error",
+        "digits": "scikit-learn's, 8x8 pixels",
+        "CIFAR-10": f"the first {size.images:,} training images, luminance, {size.side}x{size.side}",
+        "error": "median over modes of |predicted − exact half-time| / exact; half-time: when a mode has half its "
+        "singular value",
+        "exact": "the gradient flow integrated numerically (method exact)",
+    }
+    return Outcome(tuple(rows), settings, {"half-times_by_method": table})
+
+
+def _half_times(structure: DatasetStructure, method: Any, init_std: float, seed: int) -> Tensor:
+    return predict_dynamics(structure, method=method, init_std=init_std, seed=seed).half_times
+
+
+def _rows(case: _Case, found: Mapping[str, list[tuple[float, float]]]) -> list[Row]:
+    at = f"{case.name}, initial weights of {case.init_std:.0e}"
+    error, rank = case.reference["stages"]
+    others = {_NAMES[name]: values for name, values in found.items() if name != "stages"}
+    return [
+        Row(
+            f"{at}: relative error of half-times, stages",
+            f"tends to 0 with the initial weights (theory); reference {error:g}",
+            (0.0, 0.1) if case.gate else None,
+            summary(e for e, _ in found["stages"]),
+            case.draws,
+            {name: fmean(e for e, _ in values) for name, values in others.items()},
+            better="lower",
+        ),
+        Row(
+            f"{at}: rank correlation with exact half-times, stages",
+            f"1 (theory); reference {rank:g}",
+            (0.9, 1.0) if case.gate else None,
+            summary(r for _, r in found["stages"]),
+            case.draws,
+            {name: fmean(r for _, r in values) for name, values in others.items()},
+            better="higher",
+        ),
+    ]
+
+
+def _order(case: _Case, order: list[tuple[float, float]]) -> Row:
+    return Row(
+        f"{case.name}, initial weights of {case.init_std:.0e}: rank correlation of exact half-times with "
+        "1 / (s sqrt(N) phi_max)",
+        "high (theory); reference 0.93",
+        (0.8, 1.0),
+        summary(effective for effective, _ in order),
+        case.draws,
+        {"1 / s, a dense network's order": fmean(plain for _, plain in order)},
+        better="higher",
+    )
+
+
+def _line(case: _Case, name: str, values: list[tuple[float, float]]) -> dict[str, Any]:
+    errors, correlations = summary(e for e, _ in values), summary(r for _, r in values)
+    return {
+        "data": case.name,
+        "initial weights": f"{case.init_std:.0e}",
+        "method": _NAMES[name],
+        "error": errors.value,
+        "± over draws": errors.spread,
+        "reference": case.reference[name][0],
+        "rank correlation": finite(correlations.value),
+        "its reference": case.reference[name][1],
+        "draws": case.draws,
+    }
+
+
+_STDS = (1e-4, 1e-8)
+_MANY = 8  # filters, or units
+
+
+def transient(setup: Setup) -> Outcome:
+    """Returns how much of a network's map lies in the dominant frequencies when a mode is half learned, and at last."""
+    size = SIZES[setup.scale]
+    images, labels = digits((3, 8))
+    structure = dataset_structure([(images, labels)])
+    spectrum = structure.spectra[0].flatten()
+    dominant = torch.isclose(spectrum, spectrum.max(), rtol=1e-6)
+    shape = structure.image_shape
+
+    def share(effective: Tensor) -> float:
+        energy = unitary(effective).abs().square().sum((0, 1)).flatten()
+        return float(energy[dominant].sum() / energy.sum())
+
+    def right(effective: Tensor) -> float:
+        scores = (images - structure.mean).flatten(1) @ effective.flatten(1).T
+        return float((scores.argmax(1) == labels).double().mean())
+
+    def cnn(filters: int, std: float, seed: int) -> LinearCNN:
+        return LinearCNN.drawn(shape, 2, std, channels=filters, seed=seed)
+
+    def dense(std: float, seed: int) -> Dense:
+        return Dense.drawn(shape, 2, std, hidden=_MANY, seed=seed)
+
+    def halves(networks: Iterable[LinearCNN | Dense]) -> list[Tensor]:
+        return [t.maps[0] for t in (integrate(structure, network) for network in networks) if t.maps is not None]
+
+    draws = range(size.draws)
+    of_dense = halves(dense(_STDS[0], seed) for seed in draws)
+    beside = {"dense network": fmean(map(share, of_dense)), "the mode itself": float(spectrum[dominant].square().sum())}
+    rows, table = [], []
+    for filters in (1, _MANY):
+        for std in _STDS:
+            maps = halves(cnn(filters, std, seed) for seed in draws)
+            shares = [share(effective) for effective in maps]
+            reference = {1e-4: "0.998", 1e-8: "1.000"}[std] if filters == 1 else "none"
+            rows.append(
+                Row(
+                    f"CNN of {_filters(filters)}, initial weights of {std:.0e}: share of energy in the dominant "
+                    "pair of frequencies when the mode is half learned",
+                    f"tends to 1 with the initial weights (theory); reference {reference}"
+                    + (", one draw" if filters == 1 else ""),
+                    (0.9, 1.0),
+                    summary(shares),
+                    len(shares),
+                    beside,
+                    f"median {median(shares):.2f}; above 0.9 in {sum(x > 0.9 for x in shares)} of {len(shares)} draws",
+                    "higher",
+                )
+            )
+            table += [
+                {"filters": filters, "initial weights": f"{std:.0e}", "draw": seed, "share": x, "accuracy": right(b)}
+                for seed, (x, b) in enumerate(zip(shares, maps, strict=True))
+            ]
+    rows.append(
+        Row(
+            f"dense network of {_MANY} units: the same share when the mode is half learned",
+            "that of the mode itself (theory); reference 0.181",
+            (0.0, 0.3),
+            summary(map(share, of_dense)),
+            len(of_dense),
+            {"the mode itself": beside["the mode itself"]},
+        )
+    )
+    first = float(integrate(structure, cnn(1, _STDS[0], 0)).half_times[0])
+
+    def last(network: LinearCNN | Dense) -> float:
+        found = integrate(structure, network, end=size.last * first).final
+        return float("nan") if found is None else share(found)
+
+    beside = {"dense network": fmean(last(dense(_STDS[0], seed)) for seed in range(size.ends))}
+    for filters in (1, _MANY):
+        rows.append(
+            Row(
+                f"CNN of {_filters(filters)}, weights of {_STDS[0]:.0e}: the same after {size.last:g} half-times",
+                f"gone: the least-squares map, in the end (theory); reference {'0.021' if filters == 1 else 'none'}",
+                (0.0, 0.1),
+                summary(last(cnn(filters, _STDS[0], seed)) for seed in range(size.ends)),
+                size.ends,
+                beside,
+            )
+        )
+    settings = {
+        "images": f"{len(images)} digits 3 and 8 of scikit-learn, 8x8, less their mean",
+        "networks": "two linear layers; the CNN's kernels are as large as the image, its padding circular",
+        "training": "gradient flow, integrated, from Gaussian weights of the standard deviation named",
+    }
+    return Outcome(tuple(rows), settings, {"draws": table})
+
+
+def _filters(count: int) -> str:
+    return f"{count} filter" if count == 1 else f"{count} filters"
