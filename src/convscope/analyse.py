@@ -61,18 +61,25 @@ class Theory(Protocol):
         ...
 
 
-def main_job(layer: str | None = None, replicas: Sequence[Replica] = (), *, weights_only: bool = False) -> list[Theory]:
+def main_job(
+    layer: str | None = None,
+    replicas: Sequence[Replica] = (),
+    *,
+    properties: Mapping[str, Sequence[float]] | None = None,
+    weights_only: bool = False,
+) -> list[Theory]:
     """Returns the theories of the main job.
 
     Args:
         layer: the convolution for the first-layer theory; None: the first that runs.
         replicas: other training runs of the network.
+        properties: of the images' files, by name, for the shortcut audit; None where there are no files.
         weights_only: whether there is no network to run, only its first layer's weights.
     """
     of_network: list[Theory] = [FirstLayer(layer, replicas)]
     if not weights_only:
         of_network.append(Ansatz())
-    return [*of_network, Dynamics(), Shortcuts()]
+    return [*of_network, Dynamics(), Shortcuts(properties=properties)]
 
 
 def analyse(

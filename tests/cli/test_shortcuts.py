@@ -144,6 +144,7 @@ def test_without_an_alarm_nothing_is_written(go, tmp_path):
     assert saved(go).findings()[0].text.startswith("No frequency")
 
 
+@pytest.mark.slow
 def test_numbered_classes_keep_their_order_in_folders(go, tmp_path):
     with np.load("planted.npz") as stored:
         np.savez(
@@ -163,6 +164,7 @@ def test_alarms_are_tried_on_a_model(go):
     assert result["numbers"]["network_accuracy"]["value"] > 0.9
 
 
+@pytest.mark.slow
 def test_gray_and_size_and_limit(go):
     go("planted.npz", "--gray", "--size", 12, "--limit", 300)
     result = saved(go)
@@ -196,6 +198,7 @@ def test_constant_images_are_no_error_and_no_alarm(go):
     assert not saved(go).alarms
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_saves_what_was_read(home, tmp_path):
     out = tmp_path / "out.html"
     words = "from convscope.cli.shortcuts import shortcuts; shortcuts()"

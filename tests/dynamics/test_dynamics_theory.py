@@ -41,11 +41,14 @@ def test_numbers_are_those_of_the_structure_and_its_prediction(found):
     structure = dataset_structure([(IMAGES, LABELS)])
     expected = predict_dynamics(structure, init_std=1e-4)
     assert found.facts["method"] == "exact"
+    assert found.facts["lr_chosen"]
+    rate = float(structure.growth_rates.max()) * found.facts["lr"] / 0.1
+    assert rate == pytest.approx(0.02, rel=0.5)  # e-folds a step, but for rounding
     for i, mode in enumerate(found.modes):
         n = mode.numbers
         assert n["singular_value"].value == pytest.approx(float(structure.singular_values[i]), rel=1e-9)
         assert n["effective"].value == pytest.approx(float(structure.effective_singular_values[i]), rel=1e-9)
-        steps = steps_of(expected.half_times[i], 0.01, momentum=0.9)
+        steps = steps_of(expected.half_times[i], found.facts["lr"], momentum=0.9)
         assert n["steps"].value == pytest.approx(float(steps), rel=1e-4)
         assert n["used_energy"].value >= n["dominant_energy"].value - 0.02
         for key in ("singular_value", "effective", "steps", "dense_steps"):

@@ -368,3 +368,10 @@ def test_wrong_arguments(tmp_path, options):
     np.save(tmp_path / "x.npy", X)
     with pytest.raises(ValueError, match="must be at least 1"):
         open_images(str(tmp_path / "x.npy"), **options)
+
+
+@pytest.mark.parametrize("ending", ["bmp", "gif", "jpg", "png", "ppm", "tiff", "webp"])
+def test_every_kind_of_picture_is_opened(tmp_path, ending):
+    Image.fromarray(pixels(1, 8, 9)[0]).save(tmp_path / f"a.{ending}")
+    found, _ = read(open_images(str(tmp_path)))
+    assert found[0][0].shape == (3, 8, 9)

@@ -57,7 +57,11 @@ class _Side(click.ParamType):
 )  # fmt: skip
 @click.option("--channels", type=click.IntRange(1), help="Kernels of each layer; default: as many as the images have.")
 @click.option("--padding", type=click.Choice(["circular", "zeros"]), default="circular", show_default=True)
-@click.option("--lr", type=click.FloatRange(0, min_open=True), default=0.01, show_default=True, help="Learning rate.")
+@click.option(
+    "--lr",
+    type=click.FloatRange(0, min_open=True),
+    help="Learning rate, of --train too; default: small enough for SGD to follow the prediction.",
+)
 @click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), default=0.9, show_default=True, help="Of SGD.")
 @click.option("--method", type=click.Choice(METHODS), default="auto", show_default=True, help="Of the prediction.")
 @click.option("--gray", is_flag=True, help="Average the images' channels.")
@@ -76,7 +80,7 @@ def dynamics(
     init_std: float,
     channels: int | None,
     padding: Literal["circular", "zeros"],
-    lr: float,
+    lr: float | None,
     momentum: float,
     method: Choice,
     gray: bool,
@@ -125,8 +129,9 @@ def dynamics(
         def trained(x: Tensor, y: Tensor) -> Trained:
             assert train is not None
             measured = train_and_measure(
-                train, x, y, steps=steps, filters=channels, kernel_size=kernel_size, padding=padding,
-                init_std=init_std, progress=f"training a {train}" if progress else False,
+                train, x, y, steps=steps, lr=lr, momentum=0.0 if lr is None else momentum, filters=channels,
+                kernel_size=kernel_size, padding=padding, init_std=init_std,
+                progress=f"training a {train}" if progress else False,
             )  # fmt: skip
             interrupted.append(not measured.complete)
             return trained_part(measured, setting)

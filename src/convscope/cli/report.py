@@ -89,12 +89,13 @@ def report(
             return
         from convscope.inputs.images import open_images
         from convscope.inputs.networks import open_network
+        from convscope.inputs.properties import file_properties
 
         opened = open_network(model, layer=layer, stride=stride, padding=padding, mean=mean, std=std, init=init)
         source = open_images(data, limit=reading.limit, size=reading.size, suggested=opened.preprocessing.size)
         p = open_pass(source, reading, progress=progress)
         network = enter(p, opened, place)
-        theories = main_job(layer, weights_only=opened.weights_only)
+        theories = main_job(layer, properties=file_properties(source), weights_only=opened.weights_only)
         results, coverage = analyse(p, theories, _checkpoint(output), reading.resume)
         made = Report(head_of(p, network), results, coverage, provenance(None, start))
         deliver(made, output, as_json=as_json, arrays=arrays)

@@ -34,9 +34,13 @@ def told(x: Number | float, form: str = ".2f") -> str:
 
     Raises:
         Undefined: when it is NaN or infinite.
+
+    Example:
+        >>> told(-0.001), told(-12345.6, ",.0f")
+        ('0.00', '−12,346')
     """
     value = x.value if isinstance(x, Number) else x
     if not math.isfinite(value):
         raise Undefined
     text = f"{value:{form}}"
-    return text.lstrip("-") if not float(text) else text.replace("-", "−")
+    return text.lstrip("-") if not float(text.replace(",", "")) else text.replace("-", "−")

@@ -44,7 +44,8 @@ def conclude(seen: Seen, setting: Setting) -> DynamicsResult:
         ConvscopeError: when the prediction fails.
     """
     skipped: list[Skip] = []
-    structure = first_modes(seen.structure)
+    structure, chosen = first_modes(seen.structure), setting.lr is None
+    setting = setting.fitted(structure)
     folds = tuple((n, first_modes(part)) for n, part in seen.folds)
     if not folds or not keep_classes(structure, folds):
         reason = (
@@ -70,7 +71,7 @@ def conclude(seen: Seen, setting: Setting) -> DynamicsResult:
     return DynamicsResult(
         modes=modes,
         numbers=_together(known, modes),
-        facts=dict(seen.facts) | _facts(known, classes),
+        facts=dict(seen.facts) | _facts(known, classes) | {"lr_chosen": chosen},
         classes=classes,
         counts=tuple(structure.counts.tolist()) + (0,) * (len(classes) - len(structure.counts)),
         shown=pictures_of(structure, len(classes), setting) | curves_of(structure, known.prediction, setting),
@@ -242,7 +243,7 @@ def _facts(known: Known, classes: Sequence[str]) -> dict[str, str | bool | float
         "filters": float(setting.channels or c),
         "padding": setting.padding,
         "init_std": setting.init_std,
-        "lr": setting.lr,
+        "lr": setting.lr or math.nan,
         "momentum": setting.momentum,
     }
     if has_pairs(s):

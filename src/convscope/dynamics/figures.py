@@ -112,9 +112,10 @@ def _setting(result: DynamicsResult) -> str:
     if facts["layers"] != 2:
         network += f" in each of {int(float(facts['layers'])) - 1} convolutions"
     padding = "circular" if facts["padding"] == "circular" else "zero"
+    chosen = " (chosen so small that its steps follow the theory)" if facts["lr_chosen"] else ""
     return (
         f"Network: {network}, {padding} padding, then a linear layer; initial weights of standard deviation "
-        f"{float(facts['init_std']):g}; SGD with learning rate {float(facts['lr']):g} and momentum "
+        f"{float(facts['init_std']):g}; SGD with learning rate {float(facts['lr']):g}{chosen} and momentum "
         f"{float(facts['momentum']):g} on half the squared error. Data: {images}. Method: {facts['method']}, because "
         f"{facts['why']}."
     )

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from convscope.core.results import Finding
 from convscope.core.sentences import collected, told
 from convscope.dynamics.findings_trained import measured, used
+from convscope.dynamics.setting import FOLLOWED
 from convscope.dynamics.wording import classes_in_words, frequency_in_words, joined, steps_in_words
 
 if TYPE_CHECKING:
     from convscope.dynamics.result import DynamicsResult, Mode
 
 NAMED = 8  # modes that a sentence names
-COARSE, FOLLOWED = 0.3, 0.1  # e-folds a step: gradient descent does not follow the flow; it does
+COARSE = 0.3  # e-folds a step, from which on gradient descent does not follow the flow
 UNEQUAL = 1.5  # times as many images in the largest class: worth a sentence
 NOTABLE = 0.1  # energy more than the mode's own: worth a sentence
 

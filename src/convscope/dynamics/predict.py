@@ -129,7 +129,7 @@ def suitable_method(structure: DatasetStructure, network: LinearCNN) -> tuple[Me
     spread = float(network.head.std())
     plain = len(network.kernels) == 1 and network.kernels[0].shape[2:] == (h, w) and network.padding == "circular"
     if structure.covariance is None:
-        return "closed-form", f"covariances of {c * h * w:,} pixels would take too much memory"
+        return "closed-form", f"covariances of all {c * h * w:,} pixels are not at hand"
     if not plain:
         return "exact", "small kernels, zero padding and more than two layers have no other"
     if c * h * w <= EXACT:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -20,6 +20,7 @@ from convscope.dynamics.structure import DatasetStructure
 from convscope.dynamics.trajectory import Trajectory, steps_of
 
 Choice = Method | Literal["auto"]
+FOLLOWED = 0.02  # e-folds a step, of the fastest frequency: SGD with momentum then follows gradient flow
 FIRST = 3  # modes that a deep network is followed until it has half learned them
 DOUBLINGS = 24  # of the time that is given to a deep network
 WAITS = 2  # of them once the first mode is half learned
@@ -37,7 +38,7 @@ class Setting:
         init_std: standard deviation of the initial weights.
         channels: filters of each convolution; None: as many as the images have channels.
         padding: "circular" or "zeros".
-        lr: learning rate of SGD.
+        lr: learning rate of SGD; None: ``fitted`` chooses.
         momentum: of SGD.
         method: that predicts its learning; "auto": ``suitable_method`` chooses.
         seed: of the initial weights.
@@ -48,7 +49,7 @@ class Setting:
     init_std: float = INIT_STD
     channels: int | None = None
     padding: Padding = "circular"
-    lr: float = 0.01
+    lr: float | None = None
     momentum: float = 0.9
     method: Choice = "auto"
     seed: int = 0
@@ -69,7 +70,7 @@ class Setting:
             ValueError: for numbers out of range.
         """
         self.network(image_shape, 2)
-        steps_of(torch.zeros(1), self.lr, momentum=self.momentum)
+        steps_of(torch.zeros(1), 1.0 if self.lr is None else self.lr, momentum=self.momentum)
         if not self.plain and self.method not in {"auto", "exact"}:
             raise ConvscopeError(
                 f"{self.method} is for two layers, kernels as large as the images and circular padding: leave the "
@@ -114,8 +115,21 @@ class Setting:
             seed=self.seed,
         )
 
+    def fitted(self, structure: DatasetStructure) -> Setting:
+        """Returns the setting with a learning rate: where none is given, one whose steps follow gradient flow."""
+        if self.lr is not None:
+            return self
+        largest = FOLLOWED * (1 - self.momentum) / float(structure.growth_rates.max())
+        return replace(self, lr=float(f"{largest:.1g}"))
+
     def steps(self, times: Tensor) -> Tensor:
-        """Returns steps of SGD for times."""
+        """Returns steps of SGD for times.
+
+        Raises:
+            ValueError: without a learning rate.
+        """
+        if self.lr is None:
+            raise ValueError("steps need a learning rate: give one, or have one chosen by fitted()")
         return steps_of(times, self.lr, momentum=self.momentum)
 
 
@@ -156,8 +170,6 @@ def predicted(structure: DatasetStructure, setting: Setting) -> Prediction:
         method, why = suitable_method(structure, network)
         if not structure.centred and setting.plain:
             method, why = "closed-form", "exact dynamics of data with their mean take very long"
-        elif structure.covariance is None:
-            why = f"covariances of all {structure.cross[0].numel():,} pixels are not at hand"
     if setting.depth > 2:
         cnn = _deep(structure, network)
     else:

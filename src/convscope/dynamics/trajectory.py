@@ -53,6 +53,7 @@ def steps_of(
         ValueError: for a learning rate that is not positive, momentum outside [0, 1), or outputs below 1.
 
     Example:
+        >>> import torch
         >>> steps_of(torch.tensor([2.0]), 0.1, momentum=0.9)
         tensor([2.])
     """

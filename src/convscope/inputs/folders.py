@@ -62,6 +62,11 @@ class FolderStore:
     def __len__(self) -> int:
         return len(self._files)
 
+    @property
+    def paths(self) -> list[Path]:
+        """The image files, in the order of the images."""
+        return [self._root / file for file, _ in self._files]
+
     def title(self, i: int) -> str:
         """Returns the path below the folder."""
         return shown(Path(self._files[i][0]))

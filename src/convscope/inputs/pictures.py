@@ -15,7 +15,7 @@ from convscope.inputs.stores import Shape, Unreadable
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 # Only these are tried, whatever the file's ending says: others start external programs.
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _GRAY = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 exchange rows and columns
 
@@ -92,7 +92,7 @@ def _open(path: Path) -> Image.Image:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            return Image.open(path, formats=_FORMATS)
+            return Image.open(path, formats=FORMATS)
         except Exception as error:
             if isinstance(error, UnidentifiedImageError):
                 raise Unreadable("is no image, or a damaged one") from None

@@ -12,7 +12,7 @@ from PIL import Image
 
 from convscope.core.source import Source
 from convscope.inputs.folders import FolderStore
-from convscope.inputs.pictures import _FORMATS
+from convscope.inputs.pictures import FORMATS
 from convscope.inputs.stores import StoredSource
 
 # The luminance table of ITU-T T.81, Annex K.1, which the quality of nearly all JPEG writers scales.
@@ -32,7 +32,7 @@ def file_properties(source: Source) -> dict[str, list[float]] | None:
     store = source.store if isinstance(source, StoredSource) else None
     if not isinstance(store, FolderStore):
         return None
-    return properties_of([store._root / name for name, _ in store._files])
+    return properties_of(store.paths)
 
 
 def properties_of(paths: Sequence[Path]) -> dict[str, list[float]]:
@@ -49,9 +49,7 @@ def properties_of(paths: Sequence[Path]) -> dict[str, list[float]]:
         >>> properties_of([Path("missing.png")])["bytes"]
         [nan]
     """
-    Image.init()
-    formats = [name for name in _FORMATS if name in Image.OPEN]  # Pillow opens some as kinds of others
-    read = [_read(path, formats) for path in paths]
+    read = [_read(path) for path in paths]
     found: dict[str, list[float]] = {}
     for k, name in enumerate(_NAMES):
         values = [math.nan if row is None else row[k] for row in read]
@@ -85,11 +83,11 @@ def _sums() -> np.ndarray:
 _SUMS = _sums()
 
 
-def _read(path: Path, formats: list[str]) -> tuple[float | str, ...] | None:
+def _read(path: Path) -> tuple[float | str, ...] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=formats) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 tables = getattr(image, "quantization", None) or {}
                 quality = jpeg_quality(tables[min(tables)]) if tables else 0
                 return path.stat().st_size, *image.size, image.format or "", image.mode, quality

@@ -42,12 +42,12 @@ def value_and_spread(number: Number) -> str:
 def chance(number: Number) -> str:
     """Returns what chance gives, or that nobody computed it.
 
-    >>> chance(Number(0.9, chance=(0.1, 0.5), chance_name="random filters"))
-    'chance 0.1 to 0.5 (random filters)'
+    >>> chance(Number(0.9, chance=(0.1, 0.5), chance_name="random filters")), chance(Number(1.0, chance=(34.5, 128.0)))
+    ('chance 0.1 to 0.5 (random filters)', 'chance 34 to 130')
     """
     if number.chance is None:
         return "chance not computed"
-    low, high = (f"{end:.2g}" if 1e-4 <= abs(end) < 1e5 else rounded(end) for end in number.chance)
+    low, high = (f"{float(f'{end:.2g}'):,g}" if 1e-4 <= abs(end) < 1e5 else rounded(end) for end in number.chance)
     name = f" ({number.chance_name})" if number.chance_name else ""
     return (f"chance {low}" if low == high else f"chance {low} to {high}").replace("-", "−") + name
 

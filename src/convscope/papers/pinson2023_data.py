@@ -48,6 +48,18 @@ def digits(classes: tuple[int, ...] | None = None) -> tuple[Tensor, Tensor]:
     return images[own.any(1)], own[own.any(1)].long().argmax(1)
 
 
+def cosines(side: int = 8) -> tuple[Tensor, Tensor]:
+    """Returns five images, float64 [5, 1, side, side], one of each class: cosines of falling contrast.
+
+    Args:
+        side: in pixels, at least 8.
+    """
+    frequencies = torch.tensor([(1, 0), (0, 2), (1, 1), (2, 3), (3, 1)], dtype=torch.float64)
+    place = torch.arange(side, dtype=torch.float64) / side
+    angle = 2 * math.pi * (frequencies[:, :1, None] * place[:, None] + frequencies[:, 1:, None] * place)
+    return 0.8 ** torch.arange(5, dtype=torch.float64).view(-1, 1, 1, 1) * angle.cos()[:, None], torch.arange(5)
+
+
 def seen(pixels: Tensor, view: View, side: int) -> Tensor:
     """Returns images [n, 3, h, w] in colour or as their luminance, reduced by means over blocks to a side in pixels."""
     if view == "gray":

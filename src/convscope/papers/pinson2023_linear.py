@@ -17,7 +17,7 @@ from convscope.dynamics.exact import integrate
 from convscope.dynamics.linear import Dense, LinearCNN
 from convscope.dynamics.predict import predict_dynamics
 from convscope.dynamics.structure import DatasetStructure
-from convscope.papers.pinson2023_data import digits, photographs_structure, ranks
+from convscope.papers.pinson2023_data import cosines, digits, photographs_structure, ranks
 from convscope.papers.registry import Outcome, Row, Scale, Setup, summary
 
 _METHODS = ("stages", "closed-form", "independent")
@@ -86,6 +86,16 @@ def _cases(setup: Setup, size: Size) -> list[_Case]:
         1e-8: _reference((1.65, 0.929), (0.045, 0.979), (0.159, 0.946)),
     }
     found = [
+        _Case(
+            "five cosines",
+            1e-6,
+            size.digits,
+            _reference((0.0, 1.0), (0.003, 1.0), (0.028, 1.0)),
+            False,
+            lambda: dataset_structure([cosines()], center=False),
+        )
+    ]
+    found += [
         _Case(f"digits{what}", init_std, size.digits, _reference(*values), gate, of_digits(not what))
         for what, init_std, gate, values in (
             ("", 1e-3, False, ((0.94, 0.98), (0.116, 0.89), (0.097, 0.967))),
@@ -126,6 +136,7 @@ def times(setup: Setup) -> Outcome:
     settings = {
         "network": "one convolution with one kernel as large as the image, circular padding, and a linear layer; "
         "Gaussian weights of the standard deviation named; gradient flow on the squared error",
+        "five cosines": "one image of a class, 8x8 pixels, of different frequencies and falling contrast; means stay",
         "digits": "scikit-learn's, 8x8 pixels",
         "CIFAR-10": f"the first {size.images:,} training images, luminance, {size.side}x{size.side}",
         "error": "median over modes of |predicted − exact half-time| / exact; half-time: when a mode has half its "

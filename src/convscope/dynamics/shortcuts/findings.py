@@ -41,12 +41,12 @@ def _first(result: ShortcutsResult) -> list[Finding]:
 
 def _others(result: ShortcutsResult) -> list[Finding]:
     """Returns a sentence for the first alarm of each other kind, and one for all the rest."""
-    seen, found, rest = {result.alarms[0].kind} if result.alarms else set(), [], []
+    seen, found, rest = {s.number.definition for s in result.alarms[:1]}, [], []
     for suspect in result.alarms[1:]:
-        if suspect.kind in seen:
+        if suspect.number.definition in seen:
             rest.append(suspect)
         else:
-            seen.add(suspect.kind)
+            seen.add(suspect.number.definition)
             found.append(_alarm(result, suspect))
     if rest:
         names = "; ".join(f"{s.what.replace('-', '−')} (z {told(s.number, '.1f')})" for s in rest[:MOST])
