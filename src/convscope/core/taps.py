@@ -5,6 +5,7 @@ Taps see *calls* of ``conv2d``, not modules: functional, weight-standardised, tr
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -118,8 +119,8 @@ def tapped(module: nn.Module, seen: Callable[[ConvCall], None]) -> Generator[Non
             tap.anonymous.pop()
 
     handles = []
-    # Fused or compiled modules would hide their convolutions.
-    stance = getattr(torch.compiler, "set_stance", None)
+    # Compiled modules would hide their convolutions. Where nothing was compiled, asking would take seconds.
+    stance = getattr(torch.compiler, "set_stance", None) if "torch._dynamo" in sys.modules else None
     try:
         for name, child in module.named_modules():
             if not isinstance(child, torch.jit.ScriptModule):

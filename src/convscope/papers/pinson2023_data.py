@@ -105,7 +105,7 @@ def _training(folder: Path, n: int) -> LabelledImages:
     return cifar10(folder, n)
 
 
-def tested(setup: Setup, n: int) -> LabelledImages:
+def held_out(setup: Setup, n: int) -> LabelledImages:
     """Returns the first test images of CIFAR-10.
 
     Raises:

@@ -14,7 +14,7 @@ from convscope.dynamics.bias import dominant_frequency_bias
 from convscope.dynamics.collect import dataset_structure
 from convscope.dynamics.monitor import ModeMonitor
 from convscope.dynamics.training import Measured, train_and_measure
-from convscope.papers.pinson2023_data import CLASSES, Pooling, normalised, photographs, ranks, tested, trained_cnn
+from convscope.papers.pinson2023_data import CLASSES, Pooling, held_out, normalised, photographs, ranks, trained_cnn
 from convscope.papers.registry import Outcome, Row, Scale, Setup, summary
 from convscope.training.linear import ReluCNN
 from convscope.training.loop import train
@@ -210,7 +210,7 @@ def frequencies(setup: Setup) -> Outcome:
     size = SIZES[setup.scale]
     images, labels = photographs(setup, size.images)
     structure = dataset_structure([(images, labels)], covariance=False)
-    test = tested(setup, size.test)
+    test = held_out(setup, size.test)
     rows: list[Row] = []
     table: list[dict[str, Any]] = []
     for pooling in _POOLINGS:

@@ -16,7 +16,7 @@ from convscope.dynamics.shortcuts.audit import ShortcutAudit
 from convscope.dynamics.shortcuts.collect import audit_shortcuts
 from convscope.dynamics.shortcuts.confirm import Confirmation, confirm
 from convscope.dynamics.shortcuts.notch import notched, pattern
-from convscope.papers.pinson2023_data import View, normalised, photographs, seen, tested, trained_cnn
+from convscope.papers.pinson2023_data import View, held_out, normalised, photographs, seen, trained_cnn
 from convscope.papers.registry import Outcome, Row, Scale, Setup, summary
 
 _PLACE, _LABEL = (9, 6), 0
@@ -102,7 +102,9 @@ def _found(setup: Setup, size: Size) -> tuple[list[Row], list[dict[str, Any]]]:
                 summary([z]),
                 1,
                 {"next frequency": _most(others), "the same without the plant": _at(clean)["coherent z"]},
-                f"{'named first, with its class' if named else 'not named first'}; {len(marked.alarms)} alarms",
+                f"{'named first, with its class' if named else 'not named first'}; {len(marked.alarms)} alarms, "
+                f"{sum(_multiple(alarm.place) for alarm in marked.alarms)} of them for it and its multiples, which "
+                "rounding to bytes adds",
                 "higher",
             ),
             Row(
@@ -124,7 +126,7 @@ def _found(setup: Setup, size: Size) -> tuple[list[Row], list[dict[str, Any]]]:
 def _used(setup: Setup, size: Size) -> tuple[list[Row], list[dict[str, Any]]]:
     """Returns what networks that learned a strong plant make of images of other classes that bear it."""
     pixels, labels = photographs(setup, size.trained)
-    test = tested(setup, size.test)
+    test = held_out(setup, size.test)
     marked = planted(pixels, labels, _STRONG)
     mean = marked.double().mean(0)
     versions: Mapping[str, Callable[[], Tensor]] = {
@@ -216,6 +218,19 @@ def _batches(pixels: Tensor, labels: Tensor, view: View, amplitude: float) -> It
     for images, own in zip(pixels.split(_BATCH), labels.split(_BATCH), strict=True):
         marked = planted(images, own, amplitude) if amplitude else images
         yield seen(marked, view, marked.shape[-1]), own
+
+
+def _multiple(place: tuple[int, int] | None, side: int = 32) -> bool:
+    """Returns whether a frequency is an odd multiple of the planted one, as a grid of pixels shows it.
+
+    Example:
+        >>> _multiple((-5, -14)), _multiple((9, 5))
+        (True, False)
+    """
+    return place is not None and any(
+        all((factor * own - other) % side == 0 for own, other in zip(_PLACE, place, strict=True))
+        for factor in range(-side + 1, side, 2)
+    )
 
 
 def _bin(audit: ShortcutAudit) -> int:

@@ -129,12 +129,12 @@ def test_images_of_one_colour_count_for_no_energy():
     torch.testing.assert_close(audit_frequencies(found).power, audit_frequencies(moments(*rest)).power)
 
 
-def test_noise_crosses_the_threshold_of_an_axis_once_in_a_hundred():
+def test_noise_crosses_the_threshold_of_an_axis_once_in_four_hundred():
     limit = axis_threshold(14, 2.0)
-    noise = torch.randn(300, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    noise = torch.randn(1200, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     excess = (noise[:, 1:-1] - (noise[:, :-2] + noise[:, 2:]) / 2).numpy()
     crossed = [max(oracle.robust_z(row[k], np.delete(row, k)) for k in range(14)) > limit for row in excess]
-    assert 0 < np.mean(crossed) < 0.03
+    assert 0 < np.mean(crossed) < 0.0075
 
 
 def test_implausible_labels_are_an_error():

@@ -151,7 +151,7 @@ def notes_of(
             largest = torch.stack([frequencies.coherent_z[on], frequencies.power_z[on]]).nan_to_num(nan=-math.inf).max()
             notes.append(
                 f"The {int(on.sum())} {name} frequencies on the axis are compared among themselves, where z above "
-                f"{float(limits[on].max()):.1f} raises an alarm (noise exceeds it once in a hundred times or less); "
+                f"{float(limits[on].max()):.1f} raises an alarm (noise does so in about one of a hundred data sets); "
                 f"the largest is {float(largest):.1f}."
             )
     if pixels.z.isnan().all():

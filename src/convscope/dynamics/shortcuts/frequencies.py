@@ -17,7 +17,7 @@ LOWEST = 3  # cycles per image, below which nothing is tested: classes differ th
 REACH = 2.0  # cycles of radius, within which frequencies are compared
 FEWEST_ON_AXIS = 8
 _ROWS = 1024  # frequencies at once
-_RARE = 0.01
+_RARE = 0.01 / 4  # of data sets without any difference, that raise an alarm on one axis by one statistic
 
 
 def audit_frequencies(moments: Moments) -> FrequencyAudit:
@@ -72,7 +72,9 @@ def axis_threshold(bins: int, threshold: float) -> float:
     """Returns above which z an alarm is raised on an axis with so many frequencies to compare.
 
     Among few values one stands out by chance more often: this is at least what the largest z of an axis exceeds in one
-    of a hundred draws of independent Gaussian values, through the same formula.
+    of four hundred draws of independent Gaussian values, through the same formula (logarithms of chi-squared ones give
+    much the same). There are two axes and two statistics, so that one of a hundred data sets whose classes do not
+    differ raises an alarm on an axis.
 
     Example:
         >>> axis_threshold(60, 5.0), axis_threshold(14, 5.0) > 5
@@ -80,7 +82,7 @@ def axis_threshold(bins: int, threshold: float) -> float:
     """
     if bins <= FEWEST_ON_AXIS:
         return threshold
-    draws = min(2000, 4_000_000 // bins**2 + 200)
+    draws = min(8000, 4_000_000 // bins**2 + 400)
     noise = torch.randn(draws, bins + 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     excess = noise[:, 1:-1] - (noise[:, :-2] + noise[:, 2:]) / 2
     around = torch.arange(0, draws * bins, bins)[:, None, None] + _others(torch.arange(bins))
