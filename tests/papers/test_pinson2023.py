@@ -13,11 +13,13 @@ from convscope.papers import pinson2023_linear as linear
 from convscope.papers import pinson2023_relu as relu
 from convscope.papers import pinson2023_shortcuts as shortcuts
 from convscope.papers import pinson2023_training as training
+from convscope.papers import pinson2023_transient as transient
 from convscope.papers import record, table
 from convscope.papers.registry import SCALES, Row, Setup, chosen
 
 TINY = {
-    linear: linear.Size(1, {1e-8: 1}, 60, 4, 2, 1, 2.0),
+    linear: linear.Size(1, {1e-8: 1}, 60, 4),
+    transient: transient.Size(2, 1, 2.0),
     training: training.Size(60, 40, 2, 1, 200, (3,)),
     relu: relu.Size(60, 20, 1, 40, 4, 1, 1),
     shortcuts: shortcuts.Size(60, 60, 40, 1),
@@ -42,7 +44,7 @@ def setup(folder, tmp_path, monkeypatch):
         monkeypatch.setattr(module, "SIZES", dict.fromkeys(SCALES, size))
     images, labels = data.digits((3, 8, 0))
     few = (F.avg_pool2d(images, 2), labels)
-    monkeypatch.setattr(linear, "digits", lambda classes=None: data.digits(classes) if classes else few)
+    monkeypatch.setattr(linear, "digits", lambda: few)
     monkeypatch.setattr(training, "_STEPS", 600)
     monkeypatch.setattr(training, "_LAST", 50)
     return Setup("smoke", {"cifar10": folder}, tmp_path / "cache", progress=False)

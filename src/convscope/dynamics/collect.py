@@ -7,7 +7,6 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
 from convscope.core.accumulate import Sums
@@ -22,6 +21,7 @@ from convscope.inputs.iterables import IterableSource
 
 LARGEST = 4096  # pixels times channels whose covariances are held: 128 MiB
 _BATCH = 512  # images at once
+_BLOCK = 256  # pixels whose products are computed at once
 
 
 class ClassSums(Sums["ClassSums"]):
@@ -59,11 +59,12 @@ class ClassSums(Sums["ClassSums"]):
         self.add("power", spectra @ spectra.mH if x.shape[1] > 1 else _energies(spectra))
 
     def _add_products(self, flat: Tensor) -> None:
+        size = flat.shape[1]
         if "products" not in self.sums:
-            self.sums["products"] = flat.new_zeros(flat.shape[1], flat.shape[1])
-        # Half the work of a product of matrices: only one triangle, which Fortran sees as the other one.
-        total = self.sums["products"].numpy().T
-        dsyrk(1.0, flat.numpy().T, beta=1.0, c=total, overwrite_c=True)
+            self.sums["products"] = flat.new_zeros(size, size)
+        for start in range(0, size, _BLOCK):  # what lies above the diagonal's blocks is known from below
+            end = min(start + _BLOCK, size)
+            self.sums["products"][start:end, :end].addmm_(flat[:, start:end].T, flat[:, :end])
 
     def add(self, name: str, term: Tensor, *, copy: bool = True) -> None:
         """Adds a term; one for more classes than before makes room for them."""

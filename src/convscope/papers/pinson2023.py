@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from convscope.papers.pinson2023_linear import times, transient
+from convscope.papers.pinson2023_linear import times
 from convscope.papers.pinson2023_relu import frequencies, order, spectra
 from convscope.papers.pinson2023_shortcuts import shortcuts
 from convscope.papers.pinson2023_training import colours, kernels
+from convscope.papers.pinson2023_transient import transient
 from convscope.papers.registry import Experiment
 
 TITLE = (
@@ -38,7 +39,7 @@ EXPERIMENTS = (
         "Are times and order in which a linear CNN learns the modes of a data set predicted without integrating?",
         _DISCOVERY,
         ("cifar10",),
-        {"smoke": "seconds", "cpu": "about 10 minutes on one core", "paper": "an hour on one core"},
+        {"smoke": "seconds", "cpu": "3 to 12 minutes on one core", "paper": "an hour on one core"},
         times,
     ),
     Experiment(
@@ -47,7 +48,7 @@ EXPERIMENTS = (
         "Does a linear CNN learn a mode by its dominant frequencies alone, and for how long?",
         _DOMINANT,
         (),
-        {"smoke": "seconds", "cpu": "about 3 minutes on one core", "paper": "an hour on one core"},
+        {"smoke": "seconds", "cpu": "about 2 minutes on one core", "paper": "an hour on one core"},
         transient,
     ),
     Experiment(
@@ -56,7 +57,7 @@ EXPERIMENTS = (
         "Are the stages of colour images, one for each frequency and direction of colours, those of the dynamics?",
         _DISCOVERY,
         ("cifar10",),
-        {"smoke": "a minute on one core", "cpu": "about 10 minutes on one core", "paper": "an hour on one core"},
+        {"smoke": "a minute on one core", "cpu": "3 to 7 minutes on one core", "paper": "an hour on one core"},
         colours,
     ),
     Experiment(
@@ -65,7 +66,7 @@ EXPERIMENTS = (
         "Do kernels smaller than the image, with circular and with zero padding, grow as fast as the patches say?",
         _INTERPLAY,
         ("cifar10",),
-        {"smoke": "a minute on one core", "cpu": "about 5 minutes on one core", "paper": "about 5 minutes on one core"},
+        {"smoke": "a minute on one core", "cpu": "4 to 10 minutes on one core", "paper": "about 5 minutes on one core"},
         kernels,
     ),
     Experiment(
@@ -74,7 +75,7 @@ EXPERIMENTS = (
         "Does a CNN with ReLUs learn the modes of its data in the order that the linear theory gives?",
         _PRACTICE,
         ("cifar10",),
-        {"smoke": "seconds", "cpu": "about 5 minutes on one core", "paper": "hours on one core"},
+        {"smoke": "seconds", "cpu": "1 to 4 minutes on one core", "paper": "hours on one core"},
         order,
     ),
     Experiment(
@@ -83,7 +84,7 @@ EXPERIMENTS = (
         "Does a CNN with ReLUs learn late modes by fewer frequencies than a fully connected network?",
         _PRACTICE,
         ("cifar10",),
-        {"smoke": "seconds", "cpu": "about 10 minutes on one core", "paper": "a day on one core"},
+        {"smoke": "seconds", "cpu": "about 3 minutes on one core", "paper": "a day on one core"},
         spectra,
     ),
     Experiment(
@@ -92,7 +93,7 @@ EXPERIMENTS = (
         "Does a trained CNN rest on the frequencies that dominate its data's structure?",
         _PRACTICE,
         ("cifar10",),
-        {"smoke": "seconds", "cpu": "about 5 minutes on one core", "paper": "hours on one core"},
+        {"smoke": "seconds", "cpu": "2 to 4 minutes on one core", "paper": "hours on one core"},
         frequencies,
     ),
     Experiment(
@@ -101,7 +102,7 @@ EXPERIMENTS = (
         "Is a frequency planted in one class found before training, used by a network, and gone once it is notched?",
         _SHORTCUT,
         ("cifar10",),
-        {"smoke": "seconds", "cpu": "about 10 minutes on one core", "paper": "hours on one core"},
+        {"smoke": "seconds", "cpu": "3 to 5 minutes on one core", "paper": "hours on one core"},
         shortcuts,
     ),
 )

@@ -1,20 +1,16 @@
-"""Predictions of the learning of linear networks against their exact dynamics: times, order, and frequencies used."""
+"""Predicted learning of linear CNNs against their exact dynamics: when modes are learned, and in which order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from convscope.core.fourier import unitary
 from convscope.core.results import finite
 from convscope.dynamics.collect import dataset_structure
-from convscope.dynamics.exact import integrate
-from convscope.dynamics.linear import Dense, LinearCNN
 from convscope.dynamics.predict import predict_dynamics
 from convscope.dynamics.structure import DatasetStructure
 from convscope.papers.pinson2023_data import cosines, digits, photographs_structure, ranks
@@ -37,24 +33,18 @@ class Size:
         photographs: standard deviation of the initial weights for photographs to the number of draws.
         images: number of photographs.
         side: of the photographs, in pixels.
-        draws: of initial weights for two digits.
-        ends: draws that are followed to the end.
-        last: half-times after which learning is taken to have ended.
     """
 
     digits: int
     photographs: Mapping[float, int]
     images: int
     side: int
-    draws: int
-    ends: int
-    last: float
 
 
 SIZES: dict[Scale, Size] = {
-    "smoke": Size(1, {1e-8: 1}, 300, 8, 2, 1, 4.0),
-    "cpu": Size(5, {1e-4: 3, 1e-8: 5}, 50_000, 32, 20, 3, 256.0),
-    "paper": Size(20, {1e-4: 20, 1e-8: 20}, 50_000, 32, 100, 20, 1024.0),
+    "smoke": Size(1, {1e-8: 1}, 300, 8),
+    "cpu": Size(5, {1e-4: 3, 1e-8: 5}, 50_000, 32),
+    "paper": Size(20, {1e-4: 20, 1e-8: 20}, 50_000, 32),
 }
 
 
@@ -202,100 +192,3 @@ def _line(case: _Case, name: str, values: list[tuple[float, float]]) -> dict[str
         "its reference": case.reference[name][1],
         "draws": case.draws,
     }
-
-
-_STDS = (1e-4, 1e-8)
-_MANY = 8  # filters, or units
-
-
-def transient(setup: Setup) -> Outcome:
-    """Returns how much of a network's map lies in the dominant frequencies when a mode is half learned, and at last."""
-    size = SIZES[setup.scale]
-    images, labels = digits((3, 8))
-    structure = dataset_structure([(images, labels)])
-    spectrum = structure.spectra[0].flatten()
-    dominant = torch.isclose(spectrum, spectrum.max(), rtol=1e-6)
-    shape = structure.image_shape
-
-    def share(effective: Tensor) -> float:
-        energy = unitary(effective).abs().square().sum((0, 1)).flatten()
-        return float(energy[dominant].sum() / energy.sum())
-
-    def right(effective: Tensor) -> float:
-        scores = (images - structure.mean).flatten(1) @ effective.flatten(1).T
-        return float((scores.argmax(1) == labels).double().mean())
-
-    def cnn(filters: int, std: float, seed: int) -> LinearCNN:
-        return LinearCNN.drawn(shape, 2, std, channels=filters, seed=seed)
-
-    def dense(std: float, seed: int) -> Dense:
-        return Dense.drawn(shape, 2, std, hidden=_MANY, seed=seed)
-
-    def halves(networks: Iterable[LinearCNN | Dense]) -> list[Tensor]:
-        return [t.maps[0] for t in (integrate(structure, network) for network in networks) if t.maps is not None]
-
-    draws = range(size.draws)
-    of_dense = halves(dense(_STDS[0], seed) for seed in draws)
-    beside = {"dense network": fmean(map(share, of_dense)), "the mode itself": float(spectrum[dominant].square().sum())}
-    rows, table = [], []
-    for filters in (1, _MANY):
-        for std in _STDS:
-            maps = halves(cnn(filters, std, seed) for seed in draws)
-            shares = [share(effective) for effective in maps]
-            reference = {1e-4: "0.998", 1e-8: "1.000"}[std] if filters == 1 else "none"
-            rows.append(
-                Row(
-                    f"CNN of {_filters(filters)}, initial weights of {std:.0e}: share of energy in the dominant "
-                    "pair of frequencies when the mode is half learned",
-                    f"tends to 1 with the initial weights (theory); reference {reference}"
-                    + (", one draw" if filters == 1 else ""),
-                    (0.9, 1.0),
-                    summary(shares),
-                    len(shares),
-                    beside,
-                    f"median {median(shares):.2f}; above 0.9 in {sum(x > 0.9 for x in shares)} of {len(shares)} draws",
-                    "higher",
-                )
-            )
-            table += [
-                {"filters": filters, "initial weights": f"{std:.0e}", "draw": seed, "share": x, "accuracy": right(b)}
-                for seed, (x, b) in enumerate(zip(shares, maps, strict=True))
-            ]
-    rows.append(
-        Row(
-            f"dense network of {_MANY} units: the same share when the mode is half learned",
-            "that of the mode itself (theory); reference 0.181",
-            (0.0, 0.3),
-            summary(map(share, of_dense)),
-            len(of_dense),
-            {"the mode itself": beside["the mode itself"]},
-        )
-    )
-    first = float(integrate(structure, cnn(1, _STDS[0], 0)).half_times[0])
-
-    def last(network: LinearCNN | Dense) -> float:
-        found = integrate(structure, network, end=size.last * first).final
-        return float("nan") if found is None else share(found)
-
-    beside = {"dense network": fmean(last(dense(_STDS[0], seed)) for seed in range(size.ends))}
-    for filters in (1, _MANY):
-        rows.append(
-            Row(
-                f"CNN of {_filters(filters)}, weights of {_STDS[0]:.0e}: the same after {size.last:g} half-times",
-                f"gone: the least-squares map, in the end (theory); reference {'0.021' if filters == 1 else 'none'}",
-                (0.0, 0.1),
-                summary(last(cnn(filters, _STDS[0], seed)) for seed in range(size.ends)),
-                size.ends,
-                beside,
-            )
-        )
-    settings = {
-        "images": f"{len(images)} digits 3 and 8 of scikit-learn, 8x8, less their mean",
-        "networks": "two linear layers; the CNN's kernels are as large as the image, its padding circular",
-        "training": "gradient flow, integrated, from Gaussian weights of the standard deviation named",
-    }
-    return Outcome(tuple(rows), settings, {"draws": table})
-
-
-def _filters(count: int) -> str:
-    return f"{count} filter" if count == 1 else f"{count} filters"

@@ -145,7 +145,6 @@ def spectra(setup: Setup) -> Outcome:
             summary(share["cnn"]),
             size.pairs,
             {"MLP": fmean(share["mlp"]), "the modes themselves": _late(used.mode_dominant_share, late)},
-            better="higher",
         ),
     ]
     for kind, values in found.items():

@@ -105,7 +105,6 @@ def _found(setup: Setup, size: Size) -> tuple[list[Row], list[dict[str, Any]]]:
                 f"{'named first, with its class' if named else 'not named first'}; {len(marked.alarms)} alarms, "
                 f"{sum(_multiple(alarm.place) for alarm in marked.alarms)} of them for it and its multiples, which "
                 "rounding to bytes adds",
-                "higher",
             ),
             Row(
                 f"{name}, no plant: largest z of any frequency",
