@@ -31,10 +31,22 @@ def reading(kind: str) -> Generator[None]:
         ) from error
 
 
-def rounded_lists(array: np.ndarray) -> list[Any]:
-    """Returns nested lists of finite values rounded to six significant digits; a NaN or infinity becomes None.
+def rounded(array: np.ndarray) -> np.ndarray:
+    """Returns an array with values of six significant digits, as JSON will hold them.
 
     That is more than a picture shows, and keeps the file small.
+
+    Example:
+        >>> rounded(np.array([1 / 3, np.nan]))
+        array([0.333333,      nan])
+    """
+    if not array.size:
+        return array
+    return np.vectorize(lambda value: float(f"{value:.6g}"), otypes=[np.float64])(array)
+
+
+def rounded_lists(array: np.ndarray) -> list[Any]:
+    """Returns nested lists of values as ``rounded`` leaves them; a NaN or infinity becomes None.
 
     Example:
         >>> rounded_lists(np.array([[1 / 3, np.nan]]))
@@ -42,11 +54,9 @@ def rounded_lists(array: np.ndarray) -> list[Any]:
     """
     if not array.size:
         return []
-
-    def one(value: float) -> float | None:
-        return float(f"{value:.6g}") if np.isfinite(value) else None
-
-    return np.vectorize(one, otypes=[object])(array).tolist()
+    values = rounded(array).astype(object)
+    values[~np.isfinite(array)] = None
+    return values.tolist()
 
 
 def array_of(values: Any, ndim: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from convscope.core.accumulate import jackknife
+from convscope.core.plain import rounded
 from convscope.core.results import Number, Skip
 from convscope.dynamics.classes import pairwise
 from convscope.dynamics.estimates import PERMUTED, Known, Seen, first_modes
@@ -68,13 +69,14 @@ def conclude(seen: Seen, setting: Setting) -> DynamicsResult:
         c, h, w = structure.image_shape
         reason = f"covariances of all {c * h * w:,} pixels are not summed for images of this size: smaller or gray ones"
         skipped.append(Skip("how well the theory's assumptions hold", f"{reason} would show it"))
+    shown = pictures_of(structure, len(classes), setting) | curves_of(structure, known.prediction, setting)
     return DynamicsResult(
         modes=modes,
         numbers=_together(known, modes),
         facts=dict(seen.facts) | _facts(known, classes) | {"lr_chosen": chosen},
         classes=classes,
         counts=tuple(structure.counts.tolist()) + (0,) * (len(classes) - len(structure.counts)),
-        shown=pictures_of(structure, len(classes), setting) | curves_of(structure, known.prediction, setting),
+        shown={name: rounded(array) for name, array in shown.items()},
         skipped=tuple(skipped),
         arrays={
             "modes": seen.structure.modes.numpy(),

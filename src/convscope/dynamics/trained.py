@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from convscope.core.plain import rounded
 from convscope.core.results import Number
 from convscope.dynamics.parts import Trained
 from convscope.dynamics.pictures import MOST_PICTURES, centred_spectra, sampled
@@ -76,7 +77,7 @@ def trained_part(measured: Measured, setting: Setting) -> Trained:
             "batch": float(measured.batch_size),
             "notes": "; ".join(measured.notes),
         },
-        curves=curves,
+        curves={name: rounded(array) for name, array in curves.items()},
     )
 
 

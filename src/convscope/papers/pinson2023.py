@@ -13,8 +13,9 @@ TITLE = (
     "Pinson, Lenaerts & Ginis, “Linear CNNs discover the statistical structure of the dataset using only the most "
     "dominant frequencies” (ICML 2023, arXiv 2303.02034)"
 )
+COMPARED_WITH = "theory"  # the paper's own numbers could not be read
 _UNREAD = (
-    "The paper's body could not be read, and no number here is the paper's: what stands under “paper” is what the "
+    "The paper's body could not be read, and no number here is the paper's: what stands under “theory” is what the "
     "theory implies, and “reference” is what another implementation of it measured before."
 )
 _DISCOVERY = (

@@ -173,6 +173,18 @@ def titles() -> dict[str, str]:
     return {paper.__name__.rpartition(".")[2]: paper.TITLE for paper in (chowers2023, beaglehole2023, pinson2023)}
 
 
+def compared_with(paper: str) -> str:
+    """Returns what our values stand beside in the tables of a paper: those of the "paper", or of its "theory" alone.
+
+    Example:
+        >>> compared_with("chowers2023")
+        'paper'
+    """
+    from convscope.papers import pinson2023
+
+    return {"pinson2023": pinson2023.COMPARED_WITH}.get(paper, "paper")
+
+
 def experiments() -> dict[str, Experiment]:
     """Returns all experiments by "paper/name", in the order of the tables.
 

@@ -9,7 +9,7 @@ from typing import Any
 from convscope.core.results import Number
 from convscope.page.wording import value_and_spread
 from convscope.papers.record import DONE, Record
-from convscope.papers.registry import Row, experiments, titles
+from convscope.papers.registry import Row, compared_with, experiments, titles
 
 
 def markdown(records: Mapping[str, Record], source: str) -> str:
@@ -24,23 +24,23 @@ def markdown(records: Mapping[str, Record], source: str) -> str:
     lines: list[str] = []
     for paper in dict.fromkeys(records[key]["paper"] for key in order):
         mine = [key for key in order if records[key]["paper"] == paper]
-        lines += [f"# {titles().get(paper, paper)}: the paper's values and ours", ""]
+        word = compared_with(paper)
+        lines += [f"# {titles().get(paper, paper)}: the {word}'s values and ours", ""]
         lines += [
             f"Made from `{source}` by `convscope papers {source} -o PAGE.md`; do not edit. "
             "Ours is mean ± standard deviation over n values; chance is the central 95 %. A value *agrees* when it "
-            "lies in the interval that is named beside the paper's; trivial curves and alternatives stand beside it, "
+            f"lies in the interval that is named beside the {word}'s; trivial curves and alternatives stand beside it, "
             "and the verdict names one that does as well or better.",
             "",
         ]
-        lines += _overview([
-            (key.rpartition("/")[2], Row.from_json(row)) for key in mine for row in records[key].get("rows", ())
-        ])
+        rows = [(key.rpartition("/")[2], Row.from_json(row)) for key in mine for row in records[key].get("rows", ())]
+        lines += _overview(rows, word)
         for key in mine:
             lines += _section(key, records[key])
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _overview(rows: Sequence[tuple[str, Row]]) -> list[str]:
+def _overview(rows: Sequence[tuple[str, Row]], word: str) -> list[str]:
     compared = [(name, row) for name, row in rows if row.expected is not None]
     differs = [(name, row) for name, row in compared if row.verdict.startswith("differs")]
     if not compared:
@@ -48,7 +48,7 @@ def _overview(rows: Sequence[tuple[str, Row]]) -> list[str]:
     lines = [f"Of {len(compared)} values with an interval of agreement, {len(compared) - len(differs)} agree.", ""]
     for name, row in differs:
         note = f" ({row.note})" if row.note else ""
-        lines.append(f"- Differs: {name}: {row.quantity}: paper {row.paper}, ours {_value(row.ours)}{note}.")
+        lines.append(f"- Differs: {name}: {row.quantity}: {word} {row.paper}, ours {_value(row.ours)}{note}.")
     for title, ends in (
         ("A rival does as well or better", ("does better", "does as well")),
         ("Ahead of its rivals", ("ahead of the rest",)),
@@ -75,7 +75,7 @@ def _section(key: str, record: Record) -> list[str]:
         return [*lines, f"**{record['status']}**: {'; '.join(record['wanted'])}", ""]
     rows = [Row.from_json(row) for row in record["rows"]]
     lines += _table(
-        ("quantity", "paper", "ours", "n", "chance", "beside it", "verdict"),
+        ("quantity", compared_with(record["paper"]), "ours", "n", "chance", "beside it", "verdict"),
         (
             (
                 row.quantity + (f" ({row.note})" if row.note else ""),
@@ -112,7 +112,8 @@ def text(key: str, record: Record) -> str:
         return f"{key}: {record['status']}\n  " + "\n  ".join(record["wanted"])
     lines = [f"{key}: {record['shows']}"]
     for row in (Row.from_json(data) for data in record["rows"]):
-        lines += [f"  {row.quantity}", f"    paper {row.paper}; ours {_value(row.ours)} (n = {row.n}); {row.verdict}"]
+        word = compared_with(record["paper"])
+        lines += [f"  {row.quantity}", f"    {word} {row.paper}; ours {_value(row.ours)} (n = {row.n}); {row.verdict}"]
         lines += [f"    beside it: {_beside(row)}"] if row.baselines else []
     return "\n".join(lines)
 

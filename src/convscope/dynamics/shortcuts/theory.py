@@ -14,6 +14,7 @@ from convscope.core.errors import ConvscopeError
 from convscope.core.kept import Kept, KeptImages
 from convscope.core.network import Network
 from convscope.core.passes import Pass
+from convscope.core.plain import rounded
 from convscope.core.results import Number, Skip
 from convscope.core.streams import Images
 from convscope.dynamics.shortcuts.audit import THRESHOLD
@@ -88,11 +89,11 @@ class Shortcuts:
                 classes=tuple(p.source.classes or ()),
                 frequencies=found.frequencies.frequencies.numpy(),
                 curves={
-                    "coherent_z": found.frequencies.coherent_z.numpy(),
-                    "power_z": found.frequencies.power_z.numpy(),
+                    "coherent_z": rounded(found.frequencies.coherent_z.numpy()),
+                    "power_z": rounded(found.frequencies.power_z.numpy()),
                     "rank": found.frequencies.rank.double().numpy(),
                 },
-                pixel_z=found.pixels.z.numpy(),
+                pixel_z=rounded(found.pixels.z.numpy()),
                 tables=tables_of(found),
                 notes=(*_size_note(p, stream), *found.notes),
                 unseen=found.unseen,
@@ -187,7 +188,7 @@ def _tried(
         if s.place is None or s.label is None:
             continue
         difference = difference_of(whole, s.label)
-        found[i] = replace(s, pattern=own_pattern(difference, s.place, s.kind).numpy())
+        found[i] = replace(s, pattern=rounded(own_pattern(difference, s.place, s.kind).numpy()))
         if network is None or not told:
             continue
         size = (images.shape[2], images.shape[3])
