@@ -99,7 +99,7 @@ def test_one_class_or_constant_images_are_a_skip_or_an_error():
 
 def test_an_empty_class_is_told():
     found = run(IMAGES, LABELS, classes=("bright", "striped", "plain", "none"))
-    assert found.counts[3] == 0
+    assert found.classes == ("bright", "striped", "plain")
     assert len(found.modes) == 2
     assert any("Without any image: none" in finding.text for finding in found.findings())
 
@@ -244,3 +244,18 @@ def test_a_deep_network_that_learns_nothing_says_so(monkeypatch):
     monkeypatch.setattr("convscope.dynamics.setting.DOUBLINGS", 2)
     with pytest.raises(ConvscopeError, match="larger --init-std"):
         predicted(dataset_structure([(IMAGES, LABELS)]), Setting(depth=4, init_std=1e-5))
+
+
+def test_many_classes_without_images_cost_nothing():
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(40, 3, 64, 64, generator=generator), torch.randint(0, 2000, (40,), generator=generator)
+    labels[0], labels[:20:2] = 1999, 7
+    names = tuple(f"class {i}" for i in range(2000))
+    found = run(images, labels, classes=names)
+    assert sum(found.counts) == 40
+    assert len(found.classes) == len(labels.unique())
+    assert "class 7" in found.classes
+    assert found.shown["class_vectors"].shape[1] == len(found.classes)
+    text = " ".join(finding.text for finding in found.findings())
+    assert "Without any image: class 0" in text
+    assert f"and {2000 - len(found.classes) - 8:,} more" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Self
 
@@ -19,6 +20,8 @@ from convscope.core.streams import Images
 from convscope.dynamics.structure import DatasetStructure, decompose, mirrored, powers
 from convscope.inputs.iterables import IterableSource
 
+SIDE = 64  # pixels, to which larger images are brought
+PER_CLASS = 2**21  # numbers in the sums of all classes' images: 16 MiB
 LARGEST = 4096  # pixels times channels whose covariances are held: 128 MiB
 _BATCH = 512  # images at once
 _BLOCK = 256  # pixels whose products are computed at once
@@ -125,6 +128,20 @@ def dataset_structure(
     sums = feed_structure(p, Images(), covariance, folded=False)
     p.run()
     return structure_of(sums[-1].value(), center=center)
+
+
+def size_within(p: Pass, side: int = SIDE) -> tuple[int, int] | None:
+    """Returns the height and width to which images are brought so that sums of each class stay small; None: their own.
+
+    Args:
+        p: the pass.
+        side: pixels that the longer side may have; fewer where there are very many classes.
+    """
+    c, h, w = p.pilot.images.shape[1:]
+    labels = 0 if p.pilot.labels is None else int(p.pilot.labels.max()) + 1
+    classes = max(len(p.source.classes or ()), labels, 1)
+    scale = min(side / max(h, w), math.sqrt(PER_CLASS / (classes * c * h * w)))
+    return None if scale >= 1 else (max(round(h * scale), 1), max(round(w * scale), 1))
 
 
 def feed_structure(

@@ -28,6 +28,7 @@ from convscope.dynamics.wording import classes_in_words
 
 TOP = 5  # pairs of frequencies that count as dominant
 NAMED = 3  # of them, and classes on each side, that are named
+MOST_EMPTY = 8  # classes without images that are named
 SIDE = 0.3  # of its largest entry that a class vector must have for a class to be named
 CLOSE = 0.1  # relative distance of singular values that are hardly told apart
 DRAWS, FEW_DRAWS = 100, 40  # of permuted labels; of those whose learning is predicted
@@ -45,10 +46,10 @@ def conclude(seen: Seen, setting: Setting) -> DynamicsResult:
         ConvscopeError: when the prediction fails.
     """
     skipped: list[Skip] = []
-    structure, chosen = first_modes(seen.structure), setting.lr is None
+    structure, chosen = first_modes(seen.structure.present()), setting.lr is None
     setting = setting.fitted(structure)
-    folds = tuple((n, first_modes(part)) for n, part in seen.folds)
-    if not folds or not keep_classes(structure, folds):
+    folds = tuple((n, first_modes(part.present())) for n, part in seen.folds)
+    if not folds or not keep_classes(seen.structure, seen.folds):
         reason = (
             "without any one fold of the images, images of every class must be left: here a class is all of one group "
             "(one photograph, say), or has few images, or memory does not allow for folds"
@@ -58,7 +59,8 @@ def conclude(seen: Seen, setting: Setting) -> DynamicsResult:
     size = structure.cross.numel()
     draws = tuple(map(first_modes, permuted(structure, seen.signs, int(min(max(WORK / size, FEW_DRAWS), DRAWS)))))
     known = Known(structure, folds, draws, setting, predicted(structure, setting))
-    classes = _names(seen.classes, len(structure.counts))
+    counted = seen.structure.counts.tolist()
+    classes, empty = _names(seen.classes, counted)
     modes = _modes(known, classes)
     steps = setting.steps(known.prediction.cnn.half_times)
     if not steps.isfinite().all():
@@ -73,9 +75,15 @@ def conclude(seen: Seen, setting: Setting) -> DynamicsResult:
     return DynamicsResult(
         modes=modes,
         numbers=_together(known, modes),
-        facts=dict(seen.facts) | _facts(known, classes) | {"lr_chosen": chosen},
+        facts=dict(seen.facts)
+        | _facts(known, classes)
+        | {
+            "lr_chosen": chosen,
+            "empty": ", ".join(empty[:MOST_EMPTY]),
+            "more_empty": max(len(empty) - MOST_EMPTY, 0.0),
+        },
         classes=classes,
-        counts=tuple(structure.counts.tolist()) + (0,) * (len(classes) - len(structure.counts)),
+        counts=tuple(structure.counts.tolist()),
         shown={name: rounded(array) for name, array in shown.items()},
         skipped=tuple(skipped),
         arrays={
@@ -179,8 +187,7 @@ def _together(known: Known, modes: Sequence[Mode]) -> dict[str, Number]:
         holds = diagnostics(structure)
         for key in ("off_diagonal", "invariance", "frequency_coupling"):
             found[key] = Number(getattr(holds, key), None, None, key)
-    counts = structure.counts[structure.counts > 0]
-    found["imbalance"] = Number(float(counts.max() / counts.min()), None, None, "imbalance")
+    found["imbalance"] = Number(float(structure.counts.max() / structure.counts.min()), None, None, "imbalance")
     return found
 
 
@@ -220,13 +227,16 @@ def _side(vector: Tensor, classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(classes[i] for i in order if float(vector[i]) > SIDE * float(vector.abs().max()))
 
 
-def _names(known: Sequence[str], counted: int) -> tuple[str, ...]:
-    return (*known, *(str(i) for i in range(len(known), counted)))
+def _names(known: Sequence[str], counts: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the names of classes with images, and of those without; numbers where names are not known."""
+    names = (*known, *(str(i) for i in range(len(known), len(counts))))
+    with_images = {i for i, n in enumerate(counts) if n}
+    found = tuple(name for i, name in enumerate(names) if i in with_images)
+    return found, tuple(name for i, name in enumerate(names) if i not in with_images)
 
 
 def _facts(known: Known, classes: Sequence[str]) -> dict[str, str | bool | float]:
     s, setting = known.structure, known.setting
-    empty = [name for name, n in zip(classes, [*s.counts.tolist(), *[0] * len(classes)], strict=False) if not n]
     c, h, w = s.image_shape
     kernel = "as large as the images" if setting.kernel_size is None else f"{setting.kernel_size}×{setting.kernel_size}"
     found: dict[str, str | bool | float] = {
@@ -236,8 +246,7 @@ def _facts(known: Known, classes: Sequence[str]) -> dict[str, str | bool | float
         "colours": float(c),
         "centred": s.centred,
         "largest": classes[int(s.counts.argmax())],
-        "smallest": classes[int(torch.where(s.counts > 0, s.counts, s.counts.max()).argmin())],
-        "empty": ", ".join(empty),
+        "smallest": classes[int(s.counts.argmin())],
         "method": known.prediction.cnn.method,
         "why": known.prediction.why,
         "kernel": kernel,

@@ -193,5 +193,6 @@ def _classes(result: DynamicsResult) -> list[Finding]:
         "large class apart is learned first."
     )
     if empty:
-        text += f" Without any image: {classes_in_words(empty.split(', '))}."
+        more = f" and {told(float(result.facts['more_empty']), ',.0f')} more" if result.facts["more_empty"] else ""
+        text += f" Without any image: {classes_in_words(empty.split(', '))}{more}."
     return [Finding(text, number)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -104,6 +104,13 @@ class DatasetStructure:
         frequency up.
         """
         return math.sqrt(self.pixels) * torch.linalg.matrix_norm(self.coefficients, 2)
+
+    def present(self) -> DatasetStructure:
+        """Returns the same of the classes that have images, without the rows of zeros of the others."""
+        known = self.counts > 0
+        return replace(
+            self, class_vectors=self.class_vectors[:, known], cross=self.cross[known], counts=self.counts[known]
+        )
 
     def check_covariance(self, what: str) -> Tensor:
         """Returns Sigma_xx.

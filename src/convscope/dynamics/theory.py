@@ -15,7 +15,7 @@ from convscope.core.passes import Pass
 from convscope.core.results import Skip
 from convscope.core.slots import Slot
 from convscope.core.streams import Images
-from convscope.dynamics.collect import ClassSums, feed_structure, structure_of
+from convscope.dynamics.collect import ClassSums, feed_structure, size_within, structure_of
 from convscope.dynamics.conclude import conclude
 from convscope.dynamics.estimates import Seen
 from convscope.dynamics.folds import Fold
@@ -25,7 +25,6 @@ from convscope.dynamics.result import DynamicsResult
 from convscope.dynamics.setting import Setting
 from convscope.dynamics.use import IMAGES, WHAT, with_use
 
-LARGEST_SIDE = 64  # pixels, to which larger images are brought
 KEPT_BYTES = 2**30  # of images for training
 
 
@@ -59,10 +58,9 @@ class Dynamics:
         self.train_images = train_images
 
     def stream(self, p: Pass) -> Images:
-        """Returns the images as the theory sees them: all of one size, at most ``LARGEST_SIDE`` pixels a side."""
+        """Returns the images as the theory sees them: all of one size, as ``size_within`` says."""
         h, w = p.pilot.images.shape[2:]
-        scale = min(1.0, LARGEST_SIDE / max(h, w))
-        return Images((max(round(h * scale), 1), max(round(w * scale), 1)), self.gray and p.pilot.images.shape[1] > 1)
+        return Images(size_within(p) or (h, w), self.gray and p.pilot.images.shape[1] > 1)
 
     def plan(self, p: Pass) -> Callable[[], DynamicsResult]:
         """Feeds the pass and returns what draws the conclusion after it ran.

@@ -17,6 +17,7 @@ from convscope.core.passes import Pass
 from convscope.core.plain import rounded
 from convscope.core.results import Number, Skip
 from convscope.core.streams import Images
+from convscope.dynamics.collect import SIDE, size_within
 from convscope.dynamics.shortcuts.audit import THRESHOLD
 from convscope.dynamics.shortcuts.chance import DRAWS, Values, faintest, permuted, spread
 from convscope.dynamics.shortcuts.collect import feed_audit
@@ -24,7 +25,6 @@ from convscope.dynamics.shortcuts.confirm import CONTROLS, FEWEST, accuracy, con
 from convscope.dynamics.shortcuts.result import TRIED, ShortcutsResult, Suspect
 from convscope.dynamics.shortcuts.suspects import difference_of, suspects_of, tables_of
 
-LARGEST = 64  # pixels of the longer side, beyond which images are made smaller: folds and chance take seconds there
 MOST_TRIED = 3  # suspects whose pattern is shown, and which a network is tried on
 DISTINCT = 3.0  # z of stripes of one phase from which a class has a mean of its own at a frequency
 WORK = 3e11  # multiply-adds of forward passes that are enough for that
@@ -48,7 +48,7 @@ class Shortcuts:
         properties: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         self.threshold = threshold
-        self.size = size or LARGEST
+        self.size = size or SIDE
         self.properties = properties
 
     def plan(self, p: Pass) -> Callable[[], ShortcutsResult]:
@@ -59,7 +59,7 @@ class Shortcuts:
         if p.pilot.labels is None:
             reason = f"{p.source.name} has no labels, and a shortcut ties something to a class: give labels"
             return lambda: _nothing(reason)
-        stream = Images(_audited(p.pilot.images.shape[2:], self.size))
+        stream = Images(size_within(p, self.size))
         audit = feed_audit(p, stream, self.threshold, self.properties)
         kept = p.feed(Images(), Kept, folded=False, label="kept images")
         # It is at their own size that images are changed.
@@ -123,14 +123,6 @@ class _Mean(Sums[Tensor]):
 
 def _nothing(reason: str) -> ShortcutsResult:
     return ShortcutsResult(skipped=(Skip("the shortcut audit", reason),))
-
-
-def _audited(size: Sequence[int], largest: int) -> tuple[int, int] | None:
-    """Returns the size at which images are audited, None for their own."""
-    h, w = size
-    if max(h, w) <= largest:
-        return None
-    return max(round(h * largest / max(h, w)), 1), max(round(w * largest / max(h, w)), 1)
 
 
 def _size_note(p: Pass, stream: Images) -> list[str]:
