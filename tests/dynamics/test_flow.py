@@ -2,9 +2,11 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import linear_dynamics as oracle
+from sklearn.datasets import load_digits
 from torch import nn
 
 from convscope.core.errors import ConvscopeError
@@ -102,8 +104,12 @@ def test_networks_that_cannot_be_drawn_are_refused(change, match):
 
 def test_error_of_gradient_descent_is_of_first_order():
     """So the dynamics are exact: what differs from them is proportional to the learning rate."""
-    images, targets, structure = problem(h=4, w=4)
-    network = LinearCNN.drawn((1, 4, 4), 3, 0.1, channels=2, seed=3)
+    data = load_digits()
+    images, labels = torch.from_numpy(data.images[:150])[:, None] / 16, torch.from_numpy(data.target[:150])
+    structure = dataset_structure([(images, labels)])
+    targets = F.one_hot(labels).double()
+    images, targets = images - images.mean(0), targets - targets.mean(0)
+    network = LinearCNN.drawn((1, 8, 8), 10, 0.03, channels=2, seed=3)
     end, found = 12.0, {}
     for lr in (0.04, 0.02):
         steps = round(end / lr)
