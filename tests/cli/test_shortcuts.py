@@ -196,6 +196,7 @@ def test_bad_input_ends_in_one_line(go, words, message):
 def test_constant_images_are_no_error_and_no_alarm(go):
     go("flat.npz")
     assert not saved(go).alarms
+    assert "No frequency and no pixel could be tested" in saved(go).findings()[0].text
 
 
 @pytest.mark.slow

@@ -153,7 +153,12 @@ def _limit(result: ShortcutsResult) -> list[Finding]:
 
 def _colour(result: ShortcutsResult) -> list[Finding]:
     suspect = next((s for s in result.suspects if s.kind == "colour" and not s.alarm), None)
-    return [] if suspect is None else [Finding(_from_table(result, suspect), suspect.number)]
+    if suspect is None:
+        return []
+    text = _from_table(result, suspect)
+    if not any(s.kind in {"frequency", "pixel"} for s in result.suspects):
+        text = f"No frequency and no pixel could be tested, for the images vary too little or are too small. {text}"
+    return [Finding(text, suspect.number)]
 
 
 def _files(result: ShortcutsResult) -> list[Finding]:

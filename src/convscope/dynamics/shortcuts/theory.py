@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from convscope.dynamics.shortcuts.confirm import CONTROLS, FEWEST, accuracy, con
 from convscope.dynamics.shortcuts.result import TRIED, ShortcutsResult, Suspect
 from convscope.dynamics.shortcuts.suspects import difference_of, suspects_of, tables_of
 
+DRAWN = 99.0  # z beyond which pictures tell no difference
 MOST_TRIED = 3  # suspects whose pattern is shown, and which a network is tried on
 DISTINCT = 3.0  # z of stripes of one phase from which a class has a mean of its own at a frequency
 WORK = 3e11  # multiply-adds of forward passes that are enough for that
@@ -89,11 +91,11 @@ class Shortcuts:
                 classes=tuple(p.source.classes or ()),
                 frequencies=found.frequencies.frequencies.numpy(),
                 curves={
-                    "coherent_z": rounded(found.frequencies.coherent_z.numpy()),
-                    "power_z": rounded(found.frequencies.power_z.numpy()),
+                    "coherent_z": _drawn(found.frequencies.coherent_z),
+                    "power_z": _drawn(found.frequencies.power_z),
                     "rank": found.frequencies.rank.double().numpy(),
                 },
-                pixel_z=rounded(found.pixels.z.numpy()),
+                pixel_z=_drawn(found.pixels.z),
                 tables=tables_of(found),
                 notes=(*_size_note(p, stream), *found.notes),
                 unseen=found.unseen,
@@ -106,6 +108,11 @@ class Shortcuts:
             )
 
         return conclude
+
+
+def _drawn(z: Tensor) -> np.ndarray:
+    # Where classes do not differ at all, or nothing varies within them, z is infinite.
+    return rounded(z.clamp(-DRAWN, DRAWN).numpy())
 
 
 class _Mean(Sums[Tensor]):
