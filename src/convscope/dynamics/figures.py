@@ -8,7 +8,7 @@ import numpy as np
 
 from convscope.core.results import Number
 from convscope.dynamics.figures_trained import ROW, middle_part, rising, trained_figures, use_figure
-from convscope.dynamics.wording import classes_in_words, steps_in_words
+from convscope.dynamics.wording import classes_in_words, decimal, steps_in_words
 from convscope.page.charts import COLOURS, Band, Chart, Curve, lines, matrix, pictures, points, style
 from convscope.page.wording import rounded
 
@@ -113,11 +113,11 @@ def _setting(result: DynamicsResult) -> str:
         network += f" in each of {int(float(facts['layers'])) - 1} convolutions"
     padding = "circular" if facts["padding"] == "circular" else "zero"
     chosen = " (chosen so small that its steps follow the theory)" if facts["lr_chosen"] else ""
+    init_std, lr, momentum = (decimal(float(facts[key])) for key in ("init_std", "lr", "momentum"))
     return (
-        f"Network: {network}, {padding} padding, then a linear layer; initial weights of standard deviation "
-        f"{float(facts['init_std']):g}; SGD with learning rate {float(facts['lr']):g}{chosen} and momentum "
-        f"{float(facts['momentum']):g} on half the squared error. Data: {images}. Method: {facts['method']}, because "
-        f"{facts['why']}."
+        f"Network: {network}, {padding} padding, then a linear layer; initial weights of standard deviation {init_std}; "
+        f"SGD with learning rate {lr}{chosen} and momentum {momentum} on half the squared error. Data: {images}. "
+        f"Method: {facts['method']}, because {facts['why']}."
     )
 
 

@@ -9,7 +9,7 @@ from convscope.core.results import Finding
 from convscope.core.sentences import collected, told
 from convscope.dynamics.findings_trained import measured, used
 from convscope.dynamics.setting import FOLLOWED
-from convscope.dynamics.wording import classes_in_words, frequency_in_words, joined, steps_in_words
+from convscope.dynamics.wording import classes_in_words, decimal, frequency_in_words, joined, steps_in_words
 
 if TYPE_CHECKING:
     from convscope.dynamics.result import DynamicsResult, Mode
@@ -36,8 +36,8 @@ def _first(result: DynamicsResult) -> list[Finding]:
     text = (
         f"The first thing that a {network} learns of this data is {_apart(mode)}: a pattern made mostly of "
         f"{frequency_in_words(ky, kx)} ({told(100 * energy, '.0f')} % of its energy). It is half learned "
-        f"{when} of SGD (learning rate {float(facts['lr']):g}, momentum "
-        f"{float(facts['momentum']):g}, initial weights of {float(facts['init_std']):g})."
+        f"{when} of SGD (learning rate {decimal(float(facts['lr']))}, momentum "
+        f"{decimal(float(facts['momentum']))}, initial weights of {decimal(float(facts['init_std']))})."
     )
     return [Finding(text, steps)]
 
@@ -142,10 +142,11 @@ def _coarse(result: DynamicsResult) -> list[Finding]:
     number = result.numbers["fastest"]
     if not number.value > COARSE:
         return []
+    slower = float(f"{float(result.facts['lr']) * FOLLOWED / number.value:.1g}")
     text = (
         f"At this learning rate the fastest frequency grows by {told(number, '.1f')} e-folds a step, which steps of "
         "SGD follow roughly at best: the order stands, but for times in steps a learning rate of at most "
-        f"{float(result.facts['lr']) * FOLLOWED / number.value:.1g} is needed."
+        f"{decimal(slower)} is needed."
     )
     return [Finding(text, number)]
 

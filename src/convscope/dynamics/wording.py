@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 
 from convscope.core.results import Number
 from convscope.core.sentences import told
@@ -58,3 +59,13 @@ def steps_in_words(steps: Number | float) -> str:
     value = steps.value if isinstance(steps, Number) else steps
     text = told(value, ".1f")
     return text if value < 9.95 else f"{float(f'{value:.3g}'):,.0f}"
+
+
+def decimal(value: float) -> str:
+    """Returns a small number without powers of ten.
+
+    Example:
+        >>> decimal(2e-05), decimal(0.9), decimal(1.0)
+        ('0.00002', '0.9', '1')
+    """
+    return f"{Decimal(f'{value:g}'):f}"
