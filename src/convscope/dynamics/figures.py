@@ -115,7 +115,7 @@ def _setting(result: DynamicsResult) -> str:
     chosen = " (chosen so small that its steps follow the theory)" if facts["lr_chosen"] else ""
     init_std, lr, momentum = (decimal(float(facts[key])) for key in ("init_std", "lr", "momentum"))
     return (
-        f"Network: {network}, {padding} padding, then a linear layer; initial weights of standard deviation {init_std}; "
+        f"Network: {network}, {padding} padding, then a linear layer; initial weights of spread {init_std}; "
         f"SGD with learning rate {lr}{chosen} and momentum {momentum} on half the squared error. Data: {images}. "
         f"Method: {facts['method']}, because {facts['why']}."
     )
