@@ -43,6 +43,23 @@ class Stopwatch:
             self._inner[-1] += elapsed
 
 
+def quick_layout(network: Network, image: Tensor) -> torch.memory_format:
+    """Returns the memory format in which images go through a network fastest.
+
+    On the CPU, passes and products of gradients are up to twice as fast with the channels last; but networks that use
+    ``view`` may refuse it.
+
+    Args:
+        network: tried on one image, [1, c, h, w].
+        image: as its ``prepare`` takes it.
+    """
+    if device_and_dtype(network.module) == (torch.device("cpu"), torch.float32):
+        with suppress(ConvscopeError), torch.no_grad():
+            run_network(network, image, lambda _: None, layout=torch.channels_last)
+            return torch.channels_last
+    return torch.contiguous_format
+
+
 def run_network(
     network: Network,
     images: Tensor,
@@ -261,12 +278,6 @@ class Delivery:
         return max((k + 1 for k, name in enumerate(self._order[network]) if name in wanted), default=None)
 
     def _layout(self, network: Network) -> torch.memory_format:
-        # On the CPU, passes and products of gradients are faster with the channels last; but networks that use view()
-        # may refuse it.
         if network not in self._layouts:
-            self._layouts[network] = torch.contiguous_format
-            if device_and_dtype(network.module) == (torch.device("cpu"), torch.float32):
-                with suppress(ConvscopeError), torch.no_grad():
-                    run_network(network, self.pilot.images[:1], lambda _: None, layout=torch.channels_last)
-                    self._layouts[network] = torch.channels_last
+            self._layouts[network] = quick_layout(network, self.pilot.images[:1])
         return self._layouts[network]

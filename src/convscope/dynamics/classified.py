@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from convscope.core.delivery import run_network
+from convscope.core.delivery import quick_layout, run_network
 from convscope.core.errors import ConvscopeError
 from convscope.core.network import Network
 from convscope.core.results import Number
-from convscope.core.taps import device_and_dtype, left_as_found, logits
+from convscope.core.taps import left_as_found, logits
 
 PERMUTED = "permuted labels"
 _DRAWS = 200  # of permuted labels
@@ -62,17 +62,8 @@ def classifying(network: Network, images: Tensor, labels: Tensor) -> Generator[C
         return found
 
     with left_as_found([network.module]), torch.no_grad():
-        layout = _layout(network, images[:1])
+        layout = quick_layout(network, images[:1])
         yield scores
-
-
-def _layout(network: Network, image: Tensor) -> torch.memory_format:
-    # On the CPU a small CNN is twice as fast with the channels last; but networks that use view() may refuse it.
-    if device_and_dtype(network.module) == (torch.device("cpu"), torch.float32):
-        with suppress(ConvscopeError):
-            run_network(network, image, lambda _: None, layout=torch.channels_last)
-            return torch.channels_last
-    return torch.contiguous_format
 
 
 def batches(n: int, batch_size: int, title: str, progress: bool) -> Iterator[Tensor]:

@@ -103,7 +103,7 @@ def independent(structure: DatasetStructure, network: LinearCNN, times: Tensor |
         q = start.growing(places, u, v)[:, 0]
         both = torch.repeat_interleave(torch.stack([phi, q.sqrt()]), multiplicity, dim=1)  # of a pair, both
         size = float(structure.singular_values[mode])
-        curves.append(lone_mode(size, _variance(structure, mode), both[0], both[1], structure.pixels))
+        curves.append(lone_mode(size, variance_along(structure, mode), both[0], both[1], structure.pixels))
     last = max(float(t[-1]) for t, _ in curves)
 
     def strengths(times: Tensor) -> Tensor:
@@ -137,13 +137,13 @@ def logistic(structure: DatasetStructure, network: LinearCNN, times: Tensor) -> 
         v = (coefficients[mode, best].conj() / phi[best])[None, :, None]
         u = structure.class_vectors[mode].to(v)[None, :, None]
         q = float(start.growing(places[best : best + 1], u, v)) * int(multiplicity[best])
-        first = _variance(structure, mode) * root * float(phi[best]) * q
+        first = variance_along(structure, mode) * root * float(phi[best]) * q
         found.append(s / (1 + (s / first - 1) * (-2 * root * float(phi[best]) * s * times).exp()))
     return torch.stack(found, 1)
 
 
-def _variance(structure: DatasetStructure, mode: int) -> float:
-    """Returns lam = phi^T Sigma_xx phi."""
+def variance_along(structure: DatasetStructure, mode: int) -> float:
+    """Returns lam = phi^T Sigma_xx phi, from the power spectrum where the covariance is not at hand."""
     phi = structure.modes[mode]
     if structure.covariance is not None:
         return float(phi.flatten() @ structure.covariance @ phi.flatten())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convscope.core.accumulate import Sums
+from convscope.core.accumulate import R, Sums
 from convscope.core.batches import Batch
 from convscope.core.errors import ConvscopeError
 from convscope.core.fourier import unitary
@@ -27,7 +27,25 @@ _BATCH = 512  # images at once
 _BLOCK = 256  # pixels whose products are computed at once
 
 
-class ClassSums(Sums["ClassSums"]):
+class ClassedSums(Sums[R]):
+    """Sums some of which have a row for each class, whose number is not known beforehand.
+
+    Attributes:
+        per_class: their names.
+    """
+
+    per_class: ClassVar[frozenset[str]]
+
+    def add(self, name: str, term: Tensor, *, copy: bool = True) -> None:
+        """Adds a term; one for more classes than before makes room for them."""
+        if name in self.per_class and name in self.sums:
+            size = max(len(term), len(self.sums[name]))
+            term = _longer(term, size)
+            self.sums[name] = _longer(self.sums[name], size)
+        super().add(name, term, copy=copy)
+
+
+class ClassSums(ClassedSums["ClassSums"]):
     """Images of each class added up, and second moments of all.
 
     Images without a label are left out.
@@ -37,6 +55,8 @@ class ClassSums(Sums["ClassSums"]):
         covariance: whether products of all pixels with each other are summed; else those of the channels' Fourier
             coefficients at each frequency are, which the former hold: few numbers, small enough for folds.
     """
+
+    per_class = frozenset({"counts", "images"})
 
     def __init__(self, reference: Tensor, covariance: bool = False) -> None:
         super().__init__()
@@ -68,14 +88,6 @@ class ClassSums(Sums["ClassSums"]):
         for start in range(0, size, _BLOCK):  # what lies above the diagonal's blocks is known from below
             end = min(start + _BLOCK, size)
             self.sums["products"][start:end, :end].addmm_(flat[:, start:end].T, flat[:, :end])
-
-    def add(self, name: str, term: Tensor, *, copy: bool = True) -> None:
-        """Adds a term; one for more classes than before makes room for them."""
-        if name in {"counts", "images"} and name in self.sums:
-            size = max(len(term), len(self.sums[name]))
-            term = _longer(term, size)
-            self.sums[name] = _longer(self.sums[name], size)
-        super().add(name, term, copy=copy)
 
     def compute(self) -> Self:
         """Returns the sums themselves, which ``structure_of`` takes."""
@@ -215,7 +227,7 @@ def _energies(spectra: Tensor) -> Tensor:
 
 
 def _longer(x: Tensor, size: int) -> Tensor:
-    return torch.cat([x, x.new_zeros(size - len(x), *x.shape[1:])])
+    return x if len(x) == size else torch.cat([x, x.new_zeros(size - len(x), *x.shape[1:])])
 
 
 def _size(image: Tensor) -> str:

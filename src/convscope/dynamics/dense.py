@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convscope.core.fourier import unitary
+from convscope.dynamics.closed import variance_along
 from convscope.dynamics.structure import DatasetStructure
 from convscope.dynamics.trajectory import Trajectory
 
@@ -41,11 +41,7 @@ def dense_closed_form(
     if not (init_std > 0 and hidden >= 1):
         raise ValueError(f"init_std must be positive and hidden at least 1, got {init_std} and {hidden}")
     s = structure.singular_values
-    spectra = unitary(structure.modes).permute(0, 2, 3, 1)
-    variance = torch.einsum("mhwc,hwcd,mhwd->m", spectra.conj(), structure.power, spectra).real
-    if structure.covariance is not None:
-        flat = structure.modes.flatten(1)
-        variance = ((flat @ structure.covariance) * flat).sum(1)
+    variance = torch.tensor([variance_along(structure, mode) for mode in range(len(s))], dtype=torch.float64)
     start = variance * (hidden * init_std**2 / 2)
     half = torch.where(start < s / 2, (s / start - 1).clamp(min=1).log() / (2 * s), 0.0)
     if times is None:

@@ -9,16 +9,14 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from convscope.core.accumulate import Sums
 from convscope.core.batches import Batch
 from convscope.core.errors import ConvscopeError
 from convscope.core.periodic import periodic_spectrum
-from convscope.dynamics.collect import labelled
+from convscope.dynamics.collect import ClassedSums, labelled
 
 ROUNDING = 1e-12  # of an image's size: what varies less is an image of one colour
 LEAST = 1e-10  # of an image's mean energy per frequency: smaller energies are rounding, and count as that much
 MOST_CLASSES = 100_000
-_PER_CLASS = frozenset({"counts", "images", "logged", "logs"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +45,7 @@ class Moments:
     roughness: Tensor
 
 
-class AuditSums(Sums[Moments]):
+class AuditSums(ClassedSums[Moments]):
     """Class means and variances of images, of their coefficients' energies, and of high-passed pixels.
 
     The periodic component and the high-pass are linear, so class means of both follow from the mean images of classes,
@@ -56,6 +54,8 @@ class AuditSums(Sums[Moments]):
     Args:
         reference: float64 [c, h, w], taken off every image, so that sums lose no digits.
     """
+
+    per_class = frozenset({"counts", "images", "logged", "logs"})
 
     def __init__(self, reference: Tensor) -> None:
         super().__init__()
@@ -108,14 +108,6 @@ class AuditSums(Sums[Moments]):
             for name, term in terms.items():
                 part.add(name, term[rows].sum(0), copy=False)
 
-    def add(self, name: str, term: Tensor, *, copy: bool = True) -> None:
-        """Adds a term; one for more classes than before makes room for them."""
-        if name in _PER_CLASS and name in self.sums:
-            size = max(len(term), len(self.sums[name]))
-            term = _longer(term, size)
-            self.sums[name] = _longer(self.sums[name], size)
-        super().add(name, term, copy=copy)
-
     def compute(self) -> Moments:
         """Returns the sums.
 
@@ -146,7 +138,3 @@ def high_passed(images: Tensor) -> Tensor:
 
 def _energies(spectra: Tensor) -> Tensor:
     return (spectra.real.square() + spectra.imag.square()).sum(1)
-
-
-def _longer(x: Tensor, size: int) -> Tensor:
-    return x if len(x) == size else torch.cat([x, x.new_zeros(size - len(x), *x.shape[1:])])
