@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from convscope.analyse import report as report
     from convscope.ansatz.agop import PatchAgop as PatchAgop
     from convscope.ansatz.measure import patch_agop as patch_agop
+    from convscope.bottleneck.singular import frequency_singular_values as frequency_singular_values
     from convscope.core.errors import ConvscopeError as ConvscopeError
     from convscope.core.moments import patch_moments as patch_moments
     from convscope.dynamics.collect import dataset_structure as dataset_structure
@@ -45,6 +46,7 @@ _PUBLIC = {
     "dataset_structure": "convscope.dynamics.collect",
     "energy_profile": "convscope.firstlayer.profile",
     "fit_energy_profile": "convscope.firstlayer.fit",
+    "frequency_singular_values": "convscope.bottleneck.singular",
     "patch_agop": "convscope.ansatz.measure",
     "patch_moments": "convscope.core.moments",
     "predict_dynamics": "convscope.dynamics.predict",
@@ -66,6 +68,7 @@ __all__ = [
     "dataset_structure",
     "energy_profile",
     "fit_energy_profile",
+    "frequency_singular_values",
     "patch_agop",
     "patch_moments",
     "predict_dynamics",

@@ -32,7 +32,8 @@ class ConvOperator:
     that no circulant can hold.
 
     Attributes:
-        weight: float64 [k, c / groups, q, r]. Of a transposed convolution: that of the convolution whose adjoint it is.
+        kernel: [k, c / groups, q, r], the weight in its own dtype (arithmetic is in float64). Of a transposed
+            convolution: that of the convolution whose adjoint it is.
         geometry: of that convolution.
         size: (h, w) of the maps that it really takes (of what a transposed convolution returns).
         grid: (h, w) of the torus in their place, a multiple of the stride.
@@ -42,7 +43,7 @@ class ConvOperator:
         notes: where it deviates from the convolution, in words.
     """
 
-    weight: Tensor
+    kernel: Tensor
     geometry: ConvGeometry
     size: tuple[int, int]
     grid: tuple[int, int]
@@ -110,7 +111,7 @@ class ConvOperator:
         if boundary is not None and boundary not in get_args(Boundary):
             raise ValueError(f"boundary must be one of {', '.join(get_args(Boundary))} or None, got {boundary!r}")
         height, width = _pair(size)
-        w = weight.detach().to("cpu", torch.float64)
+        w = weight.detach().cpu()
         if not w.numel():
             raise ConvscopeError(f"the convolution has no weights (shape {list(w.shape)}): nothing can be analysed")
         if not bool(torch.isfinite(w).all()):
@@ -147,10 +148,15 @@ class ConvOperator:
         by = factor.detach().to("cpu", torch.float64)
         where = (slice(None), None, None, None)
         if not self.transposed:
-            return replace(self, weight=self.weight * by[where])
+            return replace(self, kernel=self.weight * by[where])
         k = self.geometry.channels // self.geometry.groups
-        of_group = by.view(-1, k).repeat_interleave(len(self.weight) // self.geometry.groups, 0)
-        return replace(self, weight=self.weight * of_group[:, :, None, None])
+        of_group = by.view(-1, k).repeat_interleave(len(self.kernel) // self.geometry.groups, 0)
+        return replace(self, kernel=self.weight * of_group[:, :, None, None])
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight in float64, [k, c / groups, q, r]."""
+        return self.kernel.double()
 
     @property
     def coarse(self) -> tuple[int, int]:
@@ -171,7 +177,7 @@ class ConvOperator:
     def block_shape(self) -> tuple[int, int]:
         """(outputs, inputs) of one group's block: (k / g, aliases times c / g); transposed: the reverse."""
         s, t = self.geometry.stride
-        shape = (self.weight.shape[0] // self.groups, self.weight.shape[1] * s * t)
+        shape = (self.kernel.shape[0] // self.groups, self.kernel.shape[1] * s * t)
         return (shape[1], shape[0]) if self.transposed else shape
 
     @cached_property
@@ -189,9 +195,8 @@ class ConvOperator:
 
         For zero padding, those of the closest circulant.
         """
-        inside = self._inside[0][:, None] * self._inside[1]
-        weight = self.weight * inside if self.boundary == "zeros" else self.weight
-        return torch.cartesian_prod(*self._offsets), weight.flatten(2).permute(2, 0, 1).contiguous()
+        weight = self.weight * self.inside
+        return torch.cartesian_prod(*self._offsets), weight.flatten(2).permute(2, 0, 1)
 
     @cached_property
     def leak(self) -> float:
@@ -201,11 +206,10 @@ class ConvOperator:
         """
         if self.boundary == "valid":
             rows, columns = self.geometry.output_size(*self.size)
-            return max(1 - rows * columns / self.positions, 0.0) if bool(self.weight.any()) else float("nan")
+            return max(1 - rows * columns / self.positions, 0.0) if bool(self.kernel.any()) else float("nan")
         if self.boundary != "zeros":
             return 0.0
-        inside = self._inside[0][:, None] * self._inside[1]
-        whole = float((self.weight.square() * inside).sum())
+        whole = float((self.weight.square() * self.inside).sum())
         return 1 - float(self.wrapped.square().sum()) / whole if whole else float("nan")
 
     @cached_property
@@ -225,8 +229,9 @@ class ConvOperator:
             frequencies: int64 [f, 2], in cycles per image on the input's grid.
         """
         offsets, weights = self.taps
-        t, k, c = weights.shape
-        return (self._phases(frequencies, offsets) @ weights.view(t, k * c).to(torch.complex128)).view(-1, k, c)
+        turns = 2 * pi * (frequencies.double() / torch.tensor(self.grid, dtype=torch.float64)) @ offsets.double().T
+        flat = weights.flatten(1)
+        return torch.complex(turns.cos() @ flat, turns.sin() @ flat).view(-1, *weights.shape[1:])
 
     def blocks(self, frequencies: Tensor) -> Tensor:
         """Returns the blocks of the operator at frequencies of the coarse grid, complex128 [f, g, outputs, inputs].
@@ -247,10 +252,6 @@ class ConvOperator:
         found = found / (s * t) ** 0.5
         return found.mH if self.transposed else found
 
-    def _phases(self, frequencies: Tensor, offsets: Tensor) -> Tensor:
-        turns = frequencies.double() / torch.tensor(self.grid, dtype=torch.float64) @ offsets.double().T
-        return torch.polar(torch.ones_like(turns), 2 * pi * turns)
-
     @cached_property
     def _offsets(self) -> tuple[Tensor, Tensor]:
         g = self.geometry
@@ -259,15 +260,16 @@ class ConvOperator:
         )
 
     @cached_property
-    def _inside(self) -> tuple[Tensor, Tensor]:
-        """Share of positions at which each row, and each column, of taps falls on the map; float64 [q], [r]."""
-        found = []
+    def inside(self) -> Tensor:
+        """What each tap is multiplied by, float64 [q, r]: with zero padding its share of positions on the map."""
+        shares = []
         for offsets, size, rows, stride in zip(
             self._offsets, self.size, self.coarse, self.geometry.stride, strict=True
         ):
             at = torch.arange(rows)[:, None] * stride + offsets
-            found.append(((at >= 0) & (at < size)).double().mean(0))
-        return found[0], found[1]
+            shares.append(((at >= 0) & (at < size)).double().mean(0))
+        found = shares[0][:, None] * shares[1]
+        return found if self.boundary == "zeros" else torch.ones_like(found)
 
 
 def _pair(size: Size) -> tuple[int, int]:

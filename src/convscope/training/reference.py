@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event
 
 import torch
 from torch import Tensor
 
+from convscope.core.threads import one_thread_each
 from convscope.training.loop import LabelKind, Moment, Training, accuracy, relabel, train
 from convscope.training.networks import SmallVGG, small_vgg
 
@@ -145,7 +145,8 @@ def reference_runs(
 
     plans = [(kind, seed, 1000 * place + seed) for place, kind in enumerate(kinds) for seed in seeds]
     # Training seeds the process's random numbers: the fork is around all runs, and all weights are drawn before any.
-    with torch.random.fork_rng(), _one_thread_each(), ThreadPoolExecutor(os.cpu_count() or 1) as workers:
+    # Layers this small gain little from a second thread, and lose much when another process wants the core.
+    with torch.random.fork_rng(), one_thread_each(), ThreadPoolExecutor(os.cpu_count() or 1) as workers:
         networks = []
         for _, _, own in plans:
             torch.manual_seed(own)
@@ -175,14 +176,3 @@ class _Stop:
 
     def finished_epoch(self, moment: Moment) -> None:
         pass
-
-
-@contextmanager
-def _one_thread_each() -> Generator[None]:
-    # Layers this small gain little from a second thread, and lose much when another process wants the core.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
