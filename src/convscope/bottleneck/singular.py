@@ -44,6 +44,16 @@ class FrequencySingularValues:
         return self.operator.half_plane[1]
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of that grid."""
+        return self.operator.coarse
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(k, c / groups, q, r) of the weight."""
+        return tuple(self.operator.kernel.shape)
+
+    @property
     def leak(self) -> float:
         """Share of the operator's squared entries that the circulant in its place cannot hold; 0 for circular."""
         return self.operator.leak

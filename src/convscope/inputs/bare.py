@@ -1,16 +1,18 @@
-"""The first convolution of a bare state dict: found by its shape or its name, and made into a network of its own."""
+"""Convolutions of a bare state dict: the first one made into a network of its own, or all of them by their weights."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from convscope.core.errors import ConvscopeError
 from convscope.inputs.checkpoints import Weights, not_finite, usable
+
+_EPSILON = 1e-5  # of a batch norm, where PyTorch's own value was kept
 
 
 class BareConvolution(nn.Module):
@@ -110,6 +112,57 @@ def bare_convolution(
         if bias is not None and conv.bias is not None:
             conv.bias.copy_(bias)
     return BareConvolution(_named(key), conv), key, tuple(notes)
+
+
+class BareWeight(NamedTuple):
+    """What a state dict says of one convolution.
+
+    Attributes:
+        name: of the layer.
+        weight: [k, c / groups, q, r], as stored.
+        factor: float64 [k], what a batch norm behind it multiplies each output channel by (gamma over the running
+            standard deviation, with PyTorch's epsilon); None where none was found by its name.
+    """
+
+    name: str
+    weight: Tensor
+    factor: Tensor | None
+
+
+def bare_convolutions(weights: Weights) -> tuple[BareWeight, ...]:
+    """Returns every convolution over images in a state dict, in the order of the file (numbers in names count).
+
+    A batch norm belongs to a convolution whose name it continues: conv1 and bn1 or norm1, features.0 and features.1.
+
+    Args:
+        weights: of one network.
+
+    Raises:
+        ConvscopeError: when there is none.
+    """
+    tensors = weights.tensors
+    keys = [key for key, t in tensors.items() if t.ndim == 4 and t.is_floating_point() and t.numel()]
+    if list(tensors) == sorted(tensors):
+        keys.sort(key=_natural)
+    if not keys:
+        raise ConvscopeError(
+            "no convolution over images was found: expected weights with four axes (channels out, channels in, "
+            "height, width)"
+        )
+    return tuple(BareWeight(_named(key), tensors[key], _factor(tensors, key)) for key in keys)
+
+
+def _factor(tensors: Mapping[str, Tensor], key: str) -> Tensor | None:
+    """Returns what the batch norm that goes with a convolution multiplies its outputs by, or None."""
+    folder, dot, last = _named(key).rpartition(".")
+    names = [last.replace("conv", other) for other in ("bn", "norm", "batchnorm")] if "conv" in last else []
+    if last.isdigit():
+        names.append(str(int(last) + 1))
+    for name in names:
+        gamma, variance = (tensors.get(f"{folder}{dot}{name}.{what}") for what in ("weight", "running_var"))
+        if gamma is not None and variance is not None and gamma.shape == variance.shape == tensors[key].shape[:1]:
+            return gamma.double() / (variance.double() + _EPSILON).sqrt()
+    return None
 
 
 def _by_name(tensors: Mapping[str, Tensor], layer: str) -> str:

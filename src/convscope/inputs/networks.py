@@ -14,7 +14,7 @@ from convscope.core.network import Network
 from convscope.core.results import Skip
 from convscope.inputs.bare import bare_convolution
 from convscope.inputs.blueprints import Blueprint, checked, described, of_factory, of_timm, of_torchvision, seeded
-from convscope.inputs.checkpoints import load_into, load_weights, not_finite
+from convscope.inputs.checkpoints import Weights, load_into, load_weights, not_finite
 from convscope.inputs.files import shown
 from convscope.inputs.imports import DOTTED
 from convscope.inputs.preprocessing import Preprocessing
@@ -128,6 +128,22 @@ def open_network(
     if where.maker is None:
         return _of_weights(where, layer, stride, padding, given, init)
     return _of_blueprint(where, layer, (stride, padding) != (None, None), given, init)
+
+
+def open_weights(spec: str) -> tuple[str, Weights] | None:
+    """Returns name and weights where a command line names a weights file alone; None where it names a network.
+
+    Args:
+        spec: as for ``open_network``.
+
+    Raises:
+        ConvscopeError: when there is no such file, or it cannot be used.
+    """
+    where = _parsed(spec)
+    if where.maker is not None:
+        return None
+    assert where.file is not None
+    return _title(where), load_weights(where.file, where.prefix)
 
 
 @dataclass(frozen=True)
