@@ -1,6 +1,6 @@
 """Singular values of all convolutions of a ResNet-18 at every frequency: cost against NumPy's transform and SVD.
 
-    python benchmarks/bottleneck.py [--size 224] [--threads 1]
+    python benchmarks/singular_values.py [--size 224] [--threads 1]
 
 The convolutions have ResNet-18's shapes and strides and random weights, on the torus. NumPy: `fft2` of the kernel on
 the whole grid in complex128, aliases of strided layers side by side, `svd` of every block. One run at so many threads
