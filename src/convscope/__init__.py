@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from convscope.analyse import report as report
     from convscope.ansatz.agop import PatchAgop as PatchAgop
     from convscope.ansatz.measure import patch_agop as patch_agop
+    from convscope.bottleneck.measure import activation_spectrum as activation_spectrum
+    from convscope.bottleneck.rank import cbn_rank as cbn_rank
+    from convscope.bottleneck.saved import load_compressed as load_compressed
     from convscope.bottleneck.singular import frequency_singular_values as frequency_singular_values
     from convscope.core.errors import ConvscopeError as ConvscopeError
     from convscope.core.moments import patch_moments as patch_moments
@@ -40,13 +43,16 @@ _PUBLIC = {
     "ModeMonitor": "convscope.dynamics.monitor",
     "PatchAgop": "convscope.ansatz.agop",
     "Report": "convscope.page.report",
+    "activation_spectrum": "convscope.bottleneck.measure",
     "audit_shortcuts": "convscope.dynamics.shortcuts.collect",
+    "cbn_rank": "convscope.bottleneck.rank",
     "conv_kernel": "convscope.rfm.kernels",
     "conv_kernel_agop": "convscope.rfm.agop",
     "dataset_structure": "convscope.dynamics.collect",
     "energy_profile": "convscope.firstlayer.profile",
     "fit_energy_profile": "convscope.firstlayer.fit",
     "frequency_singular_values": "convscope.bottleneck.singular",
+    "load_compressed": "convscope.bottleneck.saved",
     "patch_agop": "convscope.ansatz.measure",
     "patch_moments": "convscope.core.moments",
     "predict_dynamics": "convscope.dynamics.predict",
@@ -62,13 +68,16 @@ __all__ = [
     "ModeMonitor",
     "PatchAgop",
     "Report",
+    "activation_spectrum",
     "audit_shortcuts",
+    "cbn_rank",
     "conv_kernel",
     "conv_kernel_agop",
     "dataset_structure",
     "energy_profile",
     "fit_energy_profile",
     "frequency_singular_values",
+    "load_compressed",
     "patch_agop",
     "patch_moments",
     "predict_dynamics",

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from convscope.ansatz.result import AnsatzResult
 from convscope.ansatz.theory import Ansatz
+from convscope.bottleneck.result import BottleneckResult
+from convscope.bottleneck.theory import Bottleneck
 from convscope.core.coverage import Coverage
 from convscope.core.delivery import run_network
 from convscope.core.errors import ConvscopeError
@@ -47,6 +49,7 @@ RESULTS = (
     DataResult,
     ComparisonResult,
     AnsatzResult,
+    BottleneckResult,
     DynamicsResult,
     ShortcutsResult,
     RfmResult,
@@ -78,7 +81,7 @@ def main_job(
     """
     of_network: list[Theory] = [FirstLayer(layer, replicas)]
     if not weights_only:
-        of_network.append(Ansatz())
+        of_network += [Ansatz(), Bottleneck()]
     return [*of_network, Dynamics(), Shortcuts(properties=properties)]
 
 

@@ -114,6 +114,20 @@ def test_work_is_shared_between_folds_where_it_can_be():
     assert Shared.calls == 1
 
 
+def test_a_value_may_tell_more_than_the_sums_of_all_folds():
+    class Halves(Ratio):
+        def compute_folds(self, parts):
+            return merged(parts, Ratio).compute(), merged(parts[:2], Ratio).compute()
+
+    x, whole = torch.arange(1, 41).double(), batch_of(40)
+    folded, one, half = Folded(Halves, 4), Ratio(), Ratio()
+    folded.update(x, whole)
+    one.update(x, whole)
+    few = whole.fold % 4 < 2
+    half.update(x[few], whole[few])
+    assert folded.compute() == pytest.approx((one.compute(), half.compute()), rel=1e-12)
+
+
 def test_merging_is_associative_and_forgets_nothing():
     x = torch.randn(30, generator=torch.Generator().manual_seed(1)).double() + 2
     pieces = []

@@ -175,6 +175,21 @@ def test_only_the_largest_sums_lose_their_folds():
         ]
 
 
+def test_sums_may_ask_for_fewer_folds_and_then_all_as_large_get_no_more():
+    network = Network("net", build("residual"))
+    p = Pass(source(), {"model": network})
+    few = p.feed(Output(network, "conv1"), Mean, folds=5)
+    many = p.feed(Images(), Mean)
+    as_large = p.feed(Output(network, "conv2"), Mean)
+    p.run()
+    assert [slot.folds for slot in (few, many, as_large)] == [5, 10, 5]
+    assert len(few.leave_one_out()) == 5
+    tight = Pass(source(), {"model": network}, max_memory=few.value().numel() * 8 * 4 + 32)
+    slot = tight.feed(Output(network, "conv1"), Mean, folds=5)
+    tight.run()
+    assert slot.folds == 4
+
+
 def test_a_checkpoint_with_other_folds_is_refused(tmp_path, monkeypatch):
     network = Network("net", build("residual"))
     file = tmp_path / "pass.checkpoint"

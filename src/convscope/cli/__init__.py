@@ -13,6 +13,7 @@ _COMMANDS = {
     "dynamics": "In which order would a network learn these images?",
     "shortcuts": "What betrays a class without being its object?",
     "ansatz": "In which convolutions do the filters line up with the patches that drive the outputs?",
+    "bottleneck": "Which frequencies and channels does this network keep?",
     "rfm": "Does a kernel machine that learns which patches matter beat one that does not?",
     "compare": "Do several networks listen to the same directions of image space?",
     "render": "Rebuild the page from a saved report.json.",

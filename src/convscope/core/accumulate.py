@@ -165,7 +165,8 @@ class Folded(Generic[R]):
     """One accumulator per fold of images, so that every estimate has a jackknife error bar.
 
     An accumulator may offer ``update_folds(parts, x, batch, fold)``, which adds image i to ``parts[fold[i]]`` and
-    so shares work between the folds; otherwise each part is updated with its own images.
+    so shares work between the folds; otherwise each part is updated with its own images. It may offer
+    ``compute_folds(parts)``, for a value that tells more than the sums of all folds.
 
     Args:
         make: builds an empty accumulator.
@@ -211,7 +212,8 @@ class Folded(Generic[R]):
 
     def compute(self) -> R:
         """Returns the value over all folds."""
-        return merged(self.parts, self.make).compute()
+        share = getattr(self.parts[0], "compute_folds", None)
+        return merged(self.parts, self.make).compute() if share is None else share(self.parts)
 
     def leave_one_out(self) -> list[tuple[int, R]]:
         """Returns, for each fold that holds images, its size and the value without it; empty with fewer than two."""

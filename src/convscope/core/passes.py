@@ -155,7 +155,13 @@ class Pass:
         return tuple(call for call in calls if call.name.removesuffix(".weight") in wanted)
 
     def feed(
-        self, stream: Stream, make: Callable[[], Accumulator[R]], *, folded: bool = True, label: str = ""
+        self,
+        stream: Stream,
+        make: Callable[[], Accumulator[R]],
+        *,
+        folded: bool = True,
+        label: str = "",
+        folds: int = FOLDS,
     ) -> Slot[R]:
         """Returns the slot in which ``run`` will leave what an accumulator collects from a stream.
 
@@ -164,8 +170,9 @@ class Pass:
             make: builds an empty accumulator.
             folded: whether to keep one per fold of images, for error bars.
             label: what the timings call this part.
+            folds: how many at most; sums as large as others get no more than those.
         """
-        slot: Slot[R] = Slot(stream, make, folded, label or type(make()).__name__)
+        slot: Slot[R] = Slot(stream, make, folded, label or type(make()).__name__, folds)
         self._slots.append(slot)
         return slot
 
@@ -219,7 +226,10 @@ class Pass:
             sum(t.numel() * t.element_size() for t in slot.accumulator.state_dict().values()) for slot in self._slots
         ]
         # By size: slots of one size have the same folds, for values that are added fold by fold over several slots.
-        folds = {size: FOLDS for slot, size in zip(self._slots, sizes, strict=True) if slot.folded}
+        folds: dict[int, int] = {}
+        for slot, size in zip(self._slots, sizes, strict=True):
+            if slot.folded:
+                folds[size] = min(slot.most_folds, folds.get(size, slot.most_folds))
 
         def total() -> int:
             pairs = zip(self._slots, sizes, strict=True)
@@ -227,7 +237,7 @@ class Pass:
 
         while total() > self.max_memory and max(folds.values(), default=1) > 1:
             largest = max((size for size in folds if folds[size] > 1), key=lambda size: size * folds[size])
-            folds[largest] = FEWEST_FOLDS if folds[largest] == FOLDS else 1
+            folds[largest] = FEWEST_FOLDS if folds[largest] > FEWEST_FOLDS else 1
         for slot, size in zip(self._slots, sizes, strict=True):
             slot.failure = None
             slot.spread_over(folds.get(size, 1))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from convscope.core.accumulate import Accumulator, Folded, jackknife
+from convscope.core.batches import FOLDS
 from convscope.core.errors import ConvscopeError
 from convscope.core.results import Number
 from convscope.core.streams import Stream
@@ -16,11 +17,14 @@ R = TypeVar("R")
 class Slot(Generic[R]):
     """Where a pass leaves what one accumulator collected."""
 
-    def __init__(self, stream: Stream, make: Callable[[], Accumulator[R]], folded: bool, label: str) -> None:
+    def __init__(
+        self, stream: Stream, make: Callable[[], Accumulator[R]], folded: bool, label: str, most_folds: int = FOLDS
+    ) -> None:
         self.stream = stream
         self.make = make
         self.folded = folded
         self.label = label
+        self.most_folds = most_folds
         self.failure: str | None = None
         self.folds = 1
         self.accumulator: Accumulator[R] | Folded[R] = make()

@@ -222,7 +222,7 @@ def pretrained(setup: Setup) -> Outcome:
     details: dict[str, list[dict[str, Any]]] = {}
     size = SIZES[setup.scale]
     for published in PUBLISHED[: size.networks]:
-        network = _opened(setup, published)
+        network = opened(setup, published)
         images = pictures(published.images, setup.data, size.images)
         results = agops(network.module, network.prepare(images), setup.progress)
         found = Beside(results, compared(results, size), untrained_twins(network, images, size, setup.progress))
@@ -238,7 +238,7 @@ def trajectory(setup: Setup) -> Outcome:
     found: dict[int, Beside] = {}
     twins: list[dict[str, Agreement]] = []
     for iteration, prefix in snapshots(needed("weights", setup.data) / TRAJECTORY.file).items():
-        network = _opened(setup, TRAJECTORY, f"#{prefix}")
+        network = opened(setup, TRAJECTORY, f"#{prefix}")
         twins = twins or untrained_twins(network, images, size, setup.progress)
         results = agops(network.module, network.prepare(images), setup.progress)
         found[iteration] = Beside(results, compared(results, size), twins)
@@ -268,7 +268,17 @@ def _along(layer: str, power: float, first: Beside, last: Beside) -> Row:
     )
 
 
-def _opened(setup: Setup, published: Published, prefix: str = "") -> Network:
+def opened(setup: Setup, published: Published, prefix: str = "") -> Network:
+    """Returns a network with its published weights, in evaluation mode.
+
+    Args:
+        setup: says where the weights lie.
+        published: the network.
+        prefix: "#" and the prefix of its keys where a file holds several.
+
+    Raises:
+        ConvscopeError: when the weights are not at hand, or do not fit.
+    """
     file = needed("weights", setup.data) / published.file
     network = open_network(f"convscope.training.networks:{published.factory}@{file}{prefix}").network
     network.module.eval()

@@ -28,6 +28,7 @@ WANTED = {
     "names hold 'train' and 'test' (arrays x_train uint8 [n, 32, 32, 3], y_train; x_test, y_test)",
     "fashion-mnist": "a folder with Fashion-MNIST as idx files, gzipped or not (train-images-idx3-ubyte, "
     "train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte)",
+    "mnist": "a folder with MNIST as idx files, gzipped or not, named as those of Fashion-MNIST",
     "imagenet": "a folder with imagenet*.npz, or that file: images uint8 [n, 224, 224, 3] of ImageNet",
     "weights": "a folder with squeezenet1_1_imagenet, resnet20_cifar10, resnet56_cifar10 and "
     "caffe_cifar10_full_trajectory, each .safetensors",
@@ -196,10 +197,21 @@ def fashion_mnist(folder: Path, n: int, split: Split = "train") -> LabelledImage
     Raises:
         ConvscopeError: when the folder does not hold the data.
     """
-    wanted = f"expected {WANTED['fashion-mnist']}"
+    return _of_idx("Fashion-MNIST", folder, n, split)
+
+
+def mnist(folder: Path, n: int, split: Split = "train") -> LabelledImages:
+    """Returns the first ``n`` images of MNIST, [n, 1, 28, 28]; the rest as for ``fashion_mnist``."""
+    return _of_idx("MNIST", folder, n, split)
+
+
+def _of_idx(name: str, folder: Path, n: int, split: Split) -> LabelledImages:
+    wanted = f"expected {WANTED[name.lower()]}"
+    if not folder.is_dir():
+        raise ConvscopeError(f"{folder} is no folder; {wanted}")
     files = [path for path in idx_images(folder) if ("train" in path.name) == (split == "train")]
     if not files:
-        raise ConvscopeError(f"{folder} holds no {split} images of Fashion-MNIST; {wanted}")
+        raise ConvscopeError(f"{folder} holds no {split} images of {name}; {wanted}")
     store = open_idx(files[0])
     pairs = [store.read(i) for i in range(min(n, len(store)))]
     labels = [label for _, label in pairs if label is not None]

@@ -168,9 +168,7 @@ class Experiment:
 
 def titles() -> dict[str, str]:
     """Returns short name to title of each paper."""
-    from convscope.papers import beaglehole2023, chowers2023, pinson2023
-
-    return {paper.__name__.rpartition(".")[2]: paper.TITLE for paper in (chowers2023, beaglehole2023, pinson2023)}
+    return {paper.__name__.rpartition(".")[2]: paper.TITLE for paper in _papers()}
 
 
 def compared_with(paper: str) -> str:
@@ -180,9 +178,9 @@ def compared_with(paper: str) -> str:
         >>> compared_with("chowers2023")
         'paper'
     """
-    from convscope.papers import pinson2023
+    from convscope.papers import pinson2023, wen2024
 
-    return {"pinson2023": pinson2023.COMPARED_WITH}.get(paper, "paper")
+    return {"pinson2023": pinson2023.COMPARED_WITH, "wen2024": wen2024.COMPARED_WITH}.get(paper, "paper")
 
 
 def experiments() -> dict[str, Experiment]:
@@ -192,10 +190,13 @@ def experiments() -> dict[str, Experiment]:
         >>> "chowers2023/formula" in experiments()
         True
     """
-    from convscope.papers import beaglehole2023, chowers2023, pinson2023
+    return {experiment.key: experiment for paper in _papers() for experiment in paper.EXPERIMENTS}
 
-    papers = (chowers2023, beaglehole2023, pinson2023)
-    return {experiment.key: experiment for paper in papers for experiment in paper.EXPERIMENTS}
+
+def _papers() -> tuple[Any, ...]:
+    from convscope.papers import beaglehole2023, chowers2023, pinson2023, wen2024
+
+    return chowers2023, beaglehole2023, pinson2023, wen2024
 
 
 def chosen(names: Sequence[str]) -> list[Experiment]:

@@ -1,0 +1,95 @@
+"""Kept pairs of one convolution as pictures, with what they hold and what they matter."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convscope.bottleneck.ablation import ablate
+from convscope.bottleneck.collect import SpectrumSums
+from convscope.bottleneck.conclude import SHARE, Weights
+from convscope.bottleneck.interventions import module_outputs
+from convscope.bottleneck.latents import latents_of
+from convscope.bottleneck.pairs import KeptPairs, activation_pairs, weight_pairs
+from convscope.bottleneck.patterns import forward_patterns
+from convscope.bottleneck.shown import KeptPair
+from convscope.core.batches import Batch
+from convscope.core.errors import ConvscopeError
+from convscope.core.kept import KeptImages
+from convscope.core.network import Network
+from convscope.core.results import Number
+
+MOST_PAIRS = 6
+FEW = 64  # images on which it is measured what a pair costs
+DRAWS = 3  # random changes beside each pair
+LARGEST = 2**26  # numbers in the covariances at all frequencies
+SIDE = 40  # pixels of a pattern on the page; larger ones are averaged
+
+
+def kept_pairs(network: Network, weights: Weights, kept: KeptImages) -> dict[str, Any]:
+    """Returns the fields of the result that show the strongest kept pairs of one convolution.
+
+    Where its weights keep a set of directions clearly, pairs are their singular vectors, else the principal directions
+    of its activations. Kept directions that hardly vary between images are left out.
+
+    Args:
+        network: left as it was found.
+        weights: of the convolution.
+        kept: images, as the source gives them.
+
+    Raises:
+        ConvscopeError: when the pairs of this convolution cannot be had.
+    """
+    pairs = _pairs(network, weights, kept)
+    latents = latents_of(network, weights.layer.name, kept.x, pairs)
+    best = torch.argsort(latents.share, descending=True, stable=True)
+    best = best[~latents.carriers[best]][:MOST_PAIRS]
+    if not len(best):
+        return {}
+    layer, best_pairs = weights.layer.name, pairs[best]
+    latents = latents_of(network, layer, kept.x, best_pairs)
+    patterns = forward_patterns(latents, kept.x, kept.index)
+    few = kept.x[:FEW]  # what a pair costs takes many forward passes
+    costs = ablate(network, layer, few, latents_of(network, layer, few, best_pairs), first=len(best), draws=DRAWS)
+    rows = zip(latents.pairs.frequencies.tolist(), latents.pairs.number.tolist(), strict=True)
+    shown = []
+    for i, ((ky, kx), number) in enumerate(rows):
+        cost = costs.each[i].loss
+        numbers = {
+            "share": Number(float(latents.share[i]), definition="share"),
+            "importance": Number(cost.value, cost.spread, cost.chance, "importance", cost.chance_name),
+        }
+        if pairs.source == "weights":
+            numbers["gain"] = Number(float(latents.pairs.strength[i]), definition="gain")
+        shown.append(KeptPair((ky, kx), number + 1, 2 if latents.pairs.multiplicity[i] == 1 else 4, numbers))
+    phases = patterns.phases(4)
+    stack = torch.cat([one[:: 4 // pair.pictures] for one, pair in zip(phases, shown, strict=True)])
+    return {"pairs": tuple(shown), "patterns": _pixels(stack)}
+
+
+def _pairs(network: Network, weights: Weights, kept: KeptImages) -> KeptPairs:
+    layer = weights.layer
+    if weights.cbn.confidence in {"high", "medium"}:
+        return weight_pairs(layer.raw, weights.cbn.profile, layer.factor)
+    if math.prod(layer.size) * layer.shape[0] ** 2 > LARGEST:
+        raise ConvscopeError("covariances of so many channels at so many frequencies are too large: use smaller images")
+    sums = SpectrumSums()  # in full, whatever the pass kept of this layer
+    for rows, maps in module_outputs(network, layer.name, kept.x):
+        sums.update(maps, Batch.of(kept.x[rows], None, kept.index[rows]))
+    return activation_pairs(sums.compute(), SHARE, most=2 * MOST_PAIRS, scale=layer.factor)
+
+
+def _pixels(flat: Tensor) -> np.ndarray:
+    """Returns pictures [m, c, h, w] as bytes [m, h', w', 3], all on one scale: mid-grey is 0."""
+    if max(flat.shape[2:]) > SIDE:
+        rows, columns = (max(1, round(side * SIDE / max(flat.shape[2:]))) for side in flat.shape[2:])
+        flat = F.adaptive_avg_pool2d(flat, (rows, columns))
+    if flat.shape[1] != 3:
+        flat = flat.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    scale = float(flat.abs().max()) or 1.0
+    return (255 * (0.5 + flat / (2 * scale))).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()

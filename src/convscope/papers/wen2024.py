@@ -1,0 +1,89 @@
+"""Experiments on Wen & Jacot, "Which Frequencies do CNNs Need? Emergent Bottleneck Structure" (ICML 2024)."""
+
+from __future__ import annotations
+
+from convscope.papers.registry import Experiment
+from convscope.papers.wen2024_controls import classification, controls
+from convscope.papers.wen2024_digits import depth, digit_autoencoder
+from convscope.papers.wen2024_known import bump, known_rank, shape_and_pattern
+
+TITLE = (
+    "Wen & Jacot, “Which Frequencies do CNNs Need? Emergent Bottleneck Structure in Feature Learning” (ICML 2024, "
+    "arXiv 2402.08010)"
+)
+COMPARED_WITH = "theory"  # of the paper's own numbers, one could be read
+_UNREAD = (
+    "The paper's theorems, figures and settings could not be read. What stands under “theory” is derived here, "
+    "“reference” is what another implementation measured before, and only the three counts of the digit autoencoder "
+    "are the paper's."
+)
+_COST = f"Abstract: the parameter norm of a function “scales as depth times the CBN rank”. {_UNREAD}"
+_KEPT = f"Abstract: the middle is “supported only along a few frequencies and channels”. {_UNREAD}"
+_TASKS = f"Experiments on four tasks “with different depths and ridge parameters”. {_UNREAD}"
+
+EXPERIMENTS = (
+    Experiment(
+        "wen2024",
+        "known-rank",
+        "Does a network that learns a projection keep its frequencies alone, at a cost of depth times their number?",
+        _COST,
+        (),
+        {"smoke": "seconds", "cpu": "4 to 8 minutes on two cores", "paper": "an hour on two cores"},
+        known_rank,
+    ),
+    Experiment(
+        "wen2024",
+        "digit-autoencoder",
+        "Which frequencies does a deep autoencoder of the digit 0 keep?",
+        "Experiment on MNIST's digit 0: “the networks keeps 3 constant freq. along with 4 degree 1 freq. and 1 degree "
+        f"two freq.” --data mnist=FOLDER takes the user's files; without, scikit-learn's digits stand in. {_UNREAD}",
+        (),
+        {"smoke": "seconds", "cpu": "3 to 10 minutes on two cores", "paper": "hours on two cores"},
+        digit_autoencoder,
+    ),
+    Experiment(
+        "wen2024",
+        "shape-and-pattern",
+        "Does an autoencoder of products keep the factors, where a linear one has to keep the products?",
+        _TASKS,
+        (),
+        {"smoke": "seconds", "cpu": "2 to 4 minutes on two cores", "paper": "half an hour on two cores"},
+        shape_and_pattern,
+    ),
+    Experiment(
+        "wen2024",
+        "moving-bump",
+        "Does a network that continues a motion keep the next position, and not position and speed?",
+        _TASKS,
+        (),
+        {"smoke": "seconds", "cpu": "2 to 5 minutes on two cores", "paper": "half an hour on two cores"},
+        bump,
+    ),
+    Experiment(
+        "wen2024",
+        "classifier",
+        "How does a classifier with global pooling narrow from layer to layer?",
+        _TASKS,
+        (),
+        {"smoke": "seconds", "cpu": "2 to 4 minutes on two cores", "paper": "half an hour on two cores"},
+        classification,
+    ),
+    Experiment(
+        "wen2024",
+        "depth",
+        "How do rank and cost change with depth at one loss, and with the penalty at one depth?",
+        _COST,
+        (),
+        {"smoke": "seconds", "cpu": "5 to 10 minutes on two cores", "paper": "hours on two cores"},
+        depth,
+    ),
+    Experiment(
+        "wen2024",
+        "controls",
+        "Does the score tell networks with a bottleneck from those without?",
+        _KEPT,
+        (),
+        {"smoke": "seconds", "cpu": "5 to 10 minutes on two cores", "paper": "hours on two cores"},
+        controls,
+    ),
+)
