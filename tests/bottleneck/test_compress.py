@@ -1,6 +1,7 @@
 """Compression end to end: exact low rank, random networks, intervals, refusals and skips."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +18,13 @@ from convscope.bottleneck.operators import ConvOperator
 from convscope.bottleneck.rank import cbn_rank
 from convscope.core.errors import ConvscopeError
 from convscope.core.network import Network
+from convscope.inputs.images import open_images
+from convscope.inputs.networks import open_network
 from convscope.papers.registry import Setup
 from convscope.papers.wen2024_networks import trained
 from convscope.papers.wen2024_tasks import CLASSES, classes
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def saved_state(module):
@@ -282,7 +287,7 @@ def by_weights(module, images, share, seed=None):
             frequencies, multiplicity = operator.half_plane
             found = torch.linalg.svd(operator.blocks(frequencies)[:, 0], full_matrices=False)
             level = cbn_rank(found.S, multiplicity, part.weight.shape).level
-            kept = found.S > share * level
+            kept = share * level < found.S
             if seed is not None:
                 order = torch.randperm(kept.numel(), generator=torch.Generator().manual_seed(seed))
                 kept = kept.flatten()[order].view(kept.shape)
@@ -321,3 +326,17 @@ def test_a_trained_circular_classifier():
     assert all(choice.option.form == "frequency" for choice in found.layers.values())
     assert found.after.numbers < 0.08 * found.before.numbers
     assert accuracy(found.network.module) >= whole - 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "weights").is_dir(), reason="needs the weights and CIFAR-10 in ../shared/data")
+def test_a_published_residual_network():
+    file = DATA / "weights" / "resnet20_cifar10.safetensors"
+    _, batch = next(open_images(str(DATA / "cifar10_test.npz"), limit=1500).batches(1500))
+    network = open_network(f"convscope.training.networks:resnet20@{file}").bound(batch.images[:64]).network
+    found = compress(network, batch.images, index=batch.index, tolerance=0.01)
+    assert found.refusal == ""
+    assert found.after.numbers < 0.9 * found.before.numbers
+    assert {choice.option.form for choice in found.layers.values()} == {"channel"}
+    refused = compress(network, batch.images[:400], batch.labels[:400], index=batch.index[:400])
+    assert refused.refusal

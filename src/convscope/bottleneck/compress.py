@@ -114,7 +114,7 @@ def compress(
     the loss's 95 % interval must keep another half width from the tolerance; the loss is reported on the other half,
     and refused when the interval's upper end exceeds the tolerance. Which half an image is in, its identity says.
 
-    A tolerance of 0.01 in accuracy takes at least 600 images, and several thousand before much is saved: with fewer
+    A tolerance of 0.01 in accuracy takes at least 1,200 images, and several thousand before much is saved: with fewer
     the interval is wider than the tolerance.
 
     Args:

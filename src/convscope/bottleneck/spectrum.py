@@ -37,7 +37,9 @@ class Sketch:
         """Returns about the eigenvalues of M, float64 [f, k], descending.
 
         Those of the approximation, where they add up to the trace. Elsewhere only its largest quarter, which is about
-        right, and then a geometric sequence that goes on from there and adds up to what is left of the trace.
+        right, and then a geometric sequence that goes on from there and adds up to what is left of the trace. Ranks at
+        99 % of SqueezeNet 1.1 and ResNet-20 are within a fifth of the exact ones with 16 columns or more for at most
+        eight times as many channels; with 8 columns for 64 channels they were 40 % too low to 20 % too high.
 
         Args:
             trace: float64 [f], of M.

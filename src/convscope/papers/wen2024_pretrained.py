@@ -10,7 +10,8 @@ import torch
 
 from convscope.analyse import analyse, twin_of
 from convscope.bottleneck.compress import Compression, compress
-from convscope.bottleneck.result import BottleneckResult, LayerKept
+from convscope.bottleneck.result import BottleneckResult
+from convscope.bottleneck.shown import LayerKept
 from convscope.bottleneck.theory import Bottleneck
 from convscope.core.errors import ConvscopeError
 from convscope.core.network import Network
