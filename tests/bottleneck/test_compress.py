@@ -52,11 +52,11 @@ def test_exact_low_rank_is_found_and_costs_nothing():
     assert module.training
     assert all(torch.equal(before[key], t) for key, t in module.state_dict().items())
     assert found.network.module.training
-    # With labels: no answer changes, but 100 images cannot show less than 2.7 points.
-    with_labels = compress(Network("net", module), x, labels, tolerance=0.06)
+    # With labels: no answer changes, but 100 images cannot show less than 2.7 points, and 50 as little as that twice.
+    with_labels = compress(Network("net", module), x, labels, tolerance=0.11)
     assert with_labels.refusal == ""
     assert with_labels.accuracy[0] == 1
-    assert 0.027 < with_labels.loss.high <= 0.06
+    assert 0.027 < with_labels.loss.high <= 0.11
     assert "convolutions replaced (" in with_labels.sentences()[0]
 
 
@@ -106,7 +106,14 @@ def test_halves_follow_identities_and_not_order():
     assert second.loss.value == pytest.approx(first.loss.value, rel=1e-3, abs=1e-10)
 
 
-@pytest.mark.parametrize("name", [name for name in zoo.ZOO if name != "compiled"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "exported" else [])
+        for name in zoo.ZOO
+        if name != "compiled"
+    ],
+)
 def test_awkward_networks(name):
     module, x = zoo.build(name), torch.randn(24, 3, 12, 12)
     before = saved_state(module)

@@ -120,3 +120,18 @@ def test_failures_inside_the_iterable_keep_their_cause():
 def test_a_source_is_passed_on():
     source = IterableSource([X])
     assert as_source(source) is source
+
+
+@pytest.mark.parametrize(
+    ("given", "n"),
+    [
+        (torch.zeros(5, 3, 4, 4), 5),
+        ((torch.zeros(5, 3, 4, 4), torch.zeros(5, dtype=torch.int64)), 5),
+        ([torch.zeros(5, 3, 4, 4), torch.zeros(2, 3, 4, 4)], 7),
+        ([(torch.zeros(5, 3, 4, 4), None)], 5),
+        ([torch.zeros(3, 4, 4)], None),
+        (iter([torch.zeros(5, 3, 4, 4)]), None),
+    ],
+)
+def test_images_in_memory_are_counted(given, n):
+    assert IterableSource(given).n == n

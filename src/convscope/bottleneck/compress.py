@@ -14,18 +14,17 @@ from tqdm import tqdm
 
 from convscope.bottleneck.factored import Cost, with_layers
 from convscope.bottleneck.forms import Candidate, Choice, chosen
-from convscope.bottleneck.loss import Loss, accuracy_drop, output_error
+from convscope.bottleneck.loss import Judge, Loss
 from convscope.bottleneck.saved import save_compressed
-from convscope.bottleneck.sensitivity import IMAGES, flat_output, layer_moments, replaceable
+from convscope.bottleneck.sensitivity import IMAGES, layer_moments, replaceable
 from convscope.core.batches import mix
-from convscope.core.delivery import quick_layout, run_network
+from convscope.core.delivery import run_network
 from convscope.core.errors import ConvscopeError
 from convscope.core.network import Network
 from convscope.core.results import Skip
-from convscope.core.taps import ConvCall, left_as_found, logits
+from convscope.core.taps import ConvCall, left_as_found
 
 _HALVES = 7  # first number of the hash that halves the images
-_BATCH = 100  # images
 _STEPS = 10  # of the bisection, over twelve powers of ten of the price
 _LOWEST, _HIGHEST = 1e-9, 1e3  # price of all numbers of the network, in output variances
 _MARGIN = 1.0  # half widths of the interval that the choice keeps from the tolerance: the other half varies as well
@@ -110,11 +109,12 @@ def compress(
     A convolution may be replaced by its channel form (k x k to few channels, then 1 x 1; one group) or its frequency
     form (few pairs of a frequency and a direction; circular, stride 1, one group). One price of a stored number rules
     all layers: each takes the form and size for which the expected error of the network's output, plus the price of
-    what it stores, is least. The price is bisected. Sizes are chosen on half of the images, where the upper end of
-    the loss's 95 % interval must keep another half width from the tolerance; the loss is reported on the other half,
-    and refused when the interval's upper end exceeds the tolerance. Which half an image is in, its identity says.
+    what it stores, is least. The price is bisected. Sizes are chosen on half of the images: on some of them, at most
+    500, moments are summed; on the others of that half the upper end of the loss's 95 % interval must keep another
+    half width from the tolerance. The loss is reported on the other half, and refused when its interval's upper end
+    exceeds the tolerance. Which part an image is in, its identity says.
 
-    A tolerance of 0.01 in accuracy takes at least 1,200 images, and several thousand before much is saved: with fewer
+    A tolerance of 0.01 in accuracy takes at least 2,300 images, and many more before much is saved: with fewer
     the interval is wider than the tolerance.
 
     Args:
@@ -148,21 +148,21 @@ def compress(
     if labels is not None and bool((labels < 0).any()):
         images, index, labels = images[labels >= 0], index[labels >= 0], labels[labels >= 0]
         notes.append("images without a label were left out")
-    if len(images) < 4:
+    if len(images) < 8:
         raise ConvscopeError(
             f"{len(images)} images are too few to compress on: half of them choose and half of them judge, so give at "
-            "least 4, and thousands for a small tolerance"
+            "least 8, and thousands for a small tolerance"
         )
     order = mix(_HALVES, index).argsort(stable=True)
     half = len(order) // 2
+    summed = min(IMAGES, half // 2)
     judges = [
-        _Judge(network, images[rows], None if labels is None else labels[rows]) for rows in (order[:half], order[half:])
+        Judge(network, images[rows], None if labels is None else labels[rows])
+        for rows in (order[summed:half], order[half:])
     ]
     convs, skipped = replaceable(network, images[order[:1]])
-    moments, variance, failed, more = layer_moments(network, images[order[:half]], index[order[:half]], convs)
+    moments, variance, failed, more = layer_moments(network, images[order[:summed]], index[order[:summed]], convs)
     candidates = {name: Candidate.of(convs[name], own) for name, own in moments.items()}
-    if len(order[:half]) > IMAGES:
-        notes.append(f"moments of the layers' outputs are those of {IMAGES} images")
     before = network_cost(network, images[:1])
     search = _Search(network, candidates, before, variance, judges[0], tolerance)
     plan, selection = search.run(progress)
@@ -221,57 +221,6 @@ def _built(module: nn.Module, plan: Mapping[str, Choice]) -> nn.Module:
     return with_layers(module, {name: choice.build() for name, choice in plan.items()})
 
 
-class _Judge:
-    """Images, and what a network gives for them.
-
-    Args:
-        network: the network as it is.
-        images: [n, c, h, w].
-        labels: int64 [n], or None.
-
-    Raises:
-        ConvscopeError: when the network fails on the images, its output is not finite, or labels do not fit it.
-    """
-
-    def __init__(self, network: Network, images: Tensor, labels: Tensor | None) -> None:
-        self.images, self.labels = images, labels
-        with left_as_found([network.module]):
-            self.layout = quick_layout(network, images[:1])
-        self.own = self._answers(network)
-        if labels is None:
-            output_error(self.own, self.own)
-
-    def judge(self, network: Network) -> tuple[Loss, tuple[float, float] | None]:
-        """Returns the loss of another network, and both accuracies where there are labels."""
-        answers = self._answers(network)
-        if self.labels is None:
-            return output_error(self.own, answers), None
-        shares = float(self.own.double().mean()), float(answers.double().mean())
-        return accuracy_drop(self.own, answers), shares
-
-    def _answers(self, network: Network) -> Tensor:
-        """Returns the outputs, float32 [n, o]; with labels, whether each is right, bool [n]."""
-        found = []
-        with left_as_found([network.module]), torch.no_grad():
-            for rows in torch.arange(len(self.images)).split(_BATCH):
-                _, output = run_network(network, self.images[rows], lambda _: None, layout=self.layout)
-                found.append(self._answer(network, output, rows))
-        return torch.cat(found)
-
-    def _answer(self, network: Network, output: Any, rows: Tensor) -> Tensor:
-        scores = (flat_output if self.labels is None else logits)(output, len(rows)).detach().cpu()
-        if not bool(torch.isfinite(scores).all()):
-            raise ConvscopeError(f"{network.name} gives NaN or infinite outputs for these images: check its weights")
-        if self.labels is None:
-            return scores.float()
-        if int(self.labels.max()) >= scores.shape[1]:
-            raise ConvscopeError(
-                f"labels go up to {int(self.labels.max())}, but {network.name} has {scores.shape[1]} outputs: number "
-                "the labels as the network's outputs"
-            )
-        return scores.argmax(1) == self.labels[rows].cpu()
-
-
 class _Search:
     """The bisection of the price of a stored number."""
 
@@ -281,7 +230,7 @@ class _Search:
         candidates: Mapping[str, Candidate],
         before: Cost,
         variance: float,
-        judge: _Judge,
+        judge: Judge,
         tolerance: float,
     ) -> None:
         self.network, self.candidates, self.judge, self.tolerance = network, candidates, judge, tolerance

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from scipy.stats import t as student
 from torch import Tensor
 
+from convscope.bottleneck.sensitivity import flat_output
+from convscope.core.delivery import quick_layout, run_network
 from convscope.core.errors import ConvscopeError
+from convscope.core.network import Network
 from convscope.core.results import Number
+from convscope.core.taps import left_as_found, logits
 
 Measure = Literal["accuracy", "output"]
 _95 = 1.959964  # standard errors
+_BATCH = 100  # images
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,6 @@ def accuracy_drop(before: Tensor, after: Tensor) -> Loss:
         ConvscopeError: when there is no image.
 
     Example:
-        >>> import torch
         >>> right = torch.ones(400, dtype=torch.bool)
         >>> loss = accuracy_drop(right, right)
         >>> loss.value, round(loss.high, 4)
@@ -99,7 +104,6 @@ def output_error(before: Tensor, after: Tensor) -> Loss:
         ConvscopeError: when there are fewer than two images, or the output is the same for all.
 
     Example:
-        >>> import torch
         >>> f = torch.tensor([[0.0], [2.0], [4.0]])
         >>> output_error(f, f + 1).value
         0.375
@@ -120,3 +124,54 @@ def output_error(before: Tensor, after: Tensor) -> Loss:
     deviation = float((error - ratio * variance).std(correction=1) / variance.mean())
     half = float(student.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
     return Loss("output", ratio, max(ratio - half, 0.0), ratio + half, n)
+
+
+class Judge:
+    """Images, and what a network gives for them.
+
+    Args:
+        network: the network as it is.
+        images: [n, c, h, w].
+        labels: int64 [n], or None.
+
+    Raises:
+        ConvscopeError: when the network fails on the images, its output is not finite, or labels do not fit it.
+    """
+
+    def __init__(self, network: Network, images: Tensor, labels: Tensor | None) -> None:
+        self.images, self.labels = images, labels
+        with left_as_found([network.module]):
+            self.layout = quick_layout(network, images[:1])
+        self.own = self._answers(network)
+        if labels is None:
+            output_error(self.own, self.own)
+
+    def judge(self, network: Network) -> tuple[Loss, tuple[float, float] | None]:
+        """Returns the loss of another network, and both accuracies where there are labels."""
+        answers = self._answers(network)
+        if self.labels is None:
+            return output_error(self.own, answers), None
+        shares = float(self.own.double().mean()), float(answers.double().mean())
+        return accuracy_drop(self.own, answers), shares
+
+    def _answers(self, network: Network) -> Tensor:
+        """Returns the outputs, float32 [n, o]; with labels, whether each is right, bool [n]."""
+        found = []
+        with left_as_found([network.module]), torch.no_grad():
+            for rows in torch.arange(len(self.images)).split(_BATCH):
+                _, output = run_network(network, self.images[rows], lambda _: None, layout=self.layout)
+                found.append(self._answer(network, output, rows))
+        return torch.cat(found)
+
+    def _answer(self, network: Network, output: Any, rows: Tensor) -> Tensor:
+        scores = (flat_output if self.labels is None else logits)(output, len(rows)).detach().cpu()
+        if not bool(torch.isfinite(scores).all()):
+            raise ConvscopeError(f"{network.name} gives NaN or infinite outputs for these images: check its weights")
+        if self.labels is None:
+            return scores.float()
+        if int(self.labels.max()) >= scores.shape[1]:
+            raise ConvscopeError(
+                f"labels go up to {int(self.labels.max())}, but {network.name} has {scores.shape[1]} outputs: number "
+                "the labels as the network's outputs"
+            )
+        return scores.argmax(1) == self.labels[rows].cpu()

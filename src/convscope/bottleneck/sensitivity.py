@@ -19,7 +19,7 @@ from convscope.core.results import Skip
 from convscope.core.streams import Probes
 from convscope.core.taps import ConvCall, left_as_found, logits
 
-IMAGES = 1000  # whose outputs and gradients are summed, at most
+IMAGES = 500  # whose outputs and gradients are summed, at most
 _BATCH = 32  # images whose graph is held at a time
 _PIECE = 2**23  # entries of an output that are looked at together
 _STATE = 2**28  # bytes of moments by frequency, of one layer

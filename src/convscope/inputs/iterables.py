@@ -132,6 +132,10 @@ def _is_one_batch(given: Any) -> bool:
 
 
 def _count(batches: Any) -> int | None:
+    if isinstance(batches, list):
+        images = [item[0] if isinstance(item, tuple) and item else item for item in batches]
+        if all(isinstance(x, (Tensor, np.ndarray)) and x.ndim == 4 for x in images):
+            return sum(map(len, images))
     sampler = getattr(batches, "sampler", None)
     try:
         return None if sampler is None else len(sampler)

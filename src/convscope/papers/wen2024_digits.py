@@ -176,7 +176,7 @@ def depth(setup: Setup) -> Outcome:
             "5 (theory); reference 5.39",
             (4.5, 5.7),
             ((b.measured.per_layer * deep - a.measured.per_layer * shallow) / (deep - shallow) for a, b in ends),
-            note="at a loss of 0.001 and 0.004",
+            note=f"at a loss of {LOW_PASS[shallow].tau:g} and {LOW_PASS[deep].tau:g}",
         )
     )
     return Outcome(tuple(rows), settings(plan), tables(found))
