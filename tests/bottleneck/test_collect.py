@@ -255,6 +255,6 @@ def test_what_cannot_be_analysed_is_said(caplog):
             return self.bad(y[:, :, : 3 + int(len(x) > 4)])
 
     with caplog.at_level(logging.WARNING, logger="convscope"):
-        found = activation_spectrum(Dims(), [torch.rand(5, 3, 8, 8), torch.rand(4, 3, 8, 8)])
+        found = activation_spectrum(Dims(), iter([torch.rand(5, 3, 8, 8), torch.rand(4, 3, 8, 8)]))
     assert list(found) == ["good"]
     assert "bad is left out: maps of several sizes" in caplog.text

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from convscope.bottleneck.waves import half_plane
+from convscope.core.threads import in_parallel
 
 RANK = 0.99  # share of the energy at which a rank is checked for its dependence on the number of images
 ENOUGH = 4  # images for each channel, below which a rank is said to be limited by their number
 CHANGE = 0.05  # of the rank between half and all of the images, above which it is said so too
 UNSEEN = 1e-3  # share of the variance, up to which a sketch is taken to have seen all of it
-_BLOCK = 1 << 21  # entries of the matrices whose eigenvalues are computed at once
+_BLOCK = 1 << 16  # entries of the matrices whose eigenvalues a thread computes at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +126,7 @@ class ActivationSpectrum:
         """Those of M_w / n, descending, float64 [f, k]; approximate from a sketch, NaN without one."""
         if self.packed is not None:
             step = max(_BLOCK // self.channels**2, 1)
-            found = [torch.linalg.eigvalsh(_unpacked(part)) for part in self.packed.split(step)]
+            found = in_parallel(lambda part: torch.linalg.eigvalsh(_unpacked(part)), self.packed.split(step))
             return torch.cat(found).flip(-1).clamp(min=0)
         return torch.full_like(self.power, nan) if self.sketch is None else self.sketch.eigenvalues(self.power.sum(1))
 

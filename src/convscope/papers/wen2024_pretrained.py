@@ -29,14 +29,20 @@ TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Size:
-    """Sizes of one scale: images on which activations are looked at, images for compression, published networks."""
+    """Sizes of one scale: images for activations and for compression, published networks, snapshots of a training."""
 
     images: int
     compression: int
     networks: int
+    snapshots: int
 
 
-SIZES: dict[Scale, Size] = {"smoke": Size(8, 60, 2), "cpu": Size(1000, 10_000, 3), "paper": Size(10_000, 10_000, 3)}
+SIZES: dict[Scale, Size] = {
+    "smoke": Size(8, 60, 1, 1),
+    "cpu": Size(1000, 10_000, 3, 8),
+    "paper": Size(10_000, 10_000, 3, 8),
+}
+NETWORKS = tuple(sorted(PUBLISHED, key=lambda published: published.images))  # the small images first
 
 
 def pretrained(setup: Setup) -> Outcome:
@@ -44,14 +50,14 @@ def pretrained(setup: Setup) -> Outcome:
     size = SIZES[setup.scale]
     rows: list[Row] = []
     details: dict[str, list[dict[str, Any]]] = {}
-    for published in PUBLISHED[: size.networks]:
+    for published in NETWORKS[: size.networks]:
         found = _analysed(opened(setup, published), pictures(published.images, setup.data, size.images), setup)
         rows += _rows(published.name, found)
         details[published.name] = [_line(row) for row in found.rows]
     images = pictures(TRAJECTORY.images, setup.data, size.images)
     along = {
         at: _analysed(opened(setup, TRAJECTORY, f"#{prefix}"), images, setup)
-        for at, prefix in snapshots(needed("weights", setup.data) / TRAJECTORY.file).items()
+        for at, prefix in _snapshots(setup)[-size.snapshots :]
     }
     rows += _rows(f"{TRAJECTORY.name}, last snapshot", along[max(along)])
     details["snapshots"] = [{"iteration": at} | _line(row) for at, found in along.items() for row in found.rows]
@@ -80,14 +86,17 @@ def compression(setup: Setup) -> Outcome:
     settings = {
         "tolerance": f"{TOLERANCE}: of accuracy (CIFAR-10's test images), or |f − f'|² / |f − mean f|² of the outputs "
         "(a sample of ImageNet, without labels)",
-        "images": "one half chooses the sizes, the other half measures the loss; ± half of the 95 % interval's width",
+        "images": "one half chooses the sizes, the other half measures the loss; ± one standard error",
     }
     return Outcome(tuple(rows), settings, {"replaced convolutions": lines})
 
 
 def _every(setup: Setup, size: Size) -> list[tuple[Published, str]]:
-    last = max(snapshots(needed("weights", setup.data) / TRAJECTORY.file).items())
-    return [*((published, "") for published in PUBLISHED[: size.networks]), (TRAJECTORY, f"#{last[1]}")]
+    return [*((published, "") for published in NETWORKS[: size.networks]), (TRAJECTORY, f"#{_snapshots(setup)[-1][1]}")]
+
+
+def _snapshots(setup: Setup) -> list[tuple[int, str]]:
+    return list(snapshots(needed("weights", setup.data) / TRAJECTORY.file).items())
 
 
 def _saved(name: str, found: Compression) -> list[Row]:
@@ -103,7 +112,7 @@ def _saved(name: str, found: Compression) -> list[Row]:
     ]
     if found.loss is not None:
         lost = {"accuracy": "accuracy lost", "output": "relative error of the outputs"}[found.loss.measure]
-        number = Number(found.loss.value, (found.loss.high - found.loss.low) / 2)
+        number = Number(found.loss.value, found.loss.number().spread)
         rows.append(Row(f"{name}: {lost}", NOT_READ, None, number, n, note=verdict))
     return rows
 

@@ -59,7 +59,7 @@ AUTOENCODER = {
 }
 PRODUCT = Recipe(depth=8, width=10, steps=2500, penalty=0.2, tau=0.3)
 BUMP = Recipe(depth=8, width=16, steps=2500, penalty=0.2, tau=0.25)
-CLASSES = Recipe(depth=6, width=16, steps=3000, penalty=0.002, tau=0.05, batch=128)
+CLASSES = Recipe(depth=6, width=16, steps=3000, penalty=0.02, tau=0.05, batch=192)
 
 
 @dataclass(frozen=True)
