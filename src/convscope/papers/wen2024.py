@@ -6,6 +6,7 @@ from convscope.papers.registry import Experiment
 from convscope.papers.wen2024_controls import classification, controls
 from convscope.papers.wen2024_digits import depth, digit_autoencoder
 from convscope.papers.wen2024_known import bump, known_rank, shape_and_pattern
+from convscope.papers.wen2024_pretrained import compression, pretrained
 
 TITLE = (
     "Wen & Jacot, “Which Frequencies do CNNs Need? Emergent Bottleneck Structure in Feature Learning” (ICML 2024, "
@@ -85,5 +86,23 @@ EXPERIMENTS = (
         (),
         {"smoke": "seconds", "cpu": "5 to 10 minutes on two cores", "paper": "hours on two cores"},
         controls,
+    ),
+    Experiment(
+        "wen2024",
+        "pretrained",
+        "Which frequencies and channels do published networks keep, in their weights and in their activations?",
+        _KEPT,
+        ("weights", "cifar10", "imagenet"),
+        {"smoke": "seconds", "cpu": "5 to 10 minutes on two cores", "paper": "an hour on two cores"},
+        pretrained,
+    ),
+    Experiment(
+        "wen2024",
+        "compression",
+        "How much of published networks can be left out within a tolerance of 0.01?",
+        f"Abstract: the structure “motivates the common practice of down-sampling”. {_UNREAD}",
+        ("weights", "cifar10", "imagenet"),
+        {"smoke": "seconds", "cpu": "5 to 10 minutes on two cores", "paper": "ten minutes on two cores"},
+        compression,
     ),
 )

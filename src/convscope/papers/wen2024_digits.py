@@ -52,7 +52,8 @@ def digit_autoencoder(setup: Setup) -> Outcome:
         scale = _variance(task) / _variance(autoencoder()) * prod(task.images.shape[2:]) / 64
         share_held = (recipe.tau or 0.0) / _variance(autoencoder())
         recipe = replace(recipe, tau=share_held * _variance(task), penalty=recipe.penalty * scale)
-    plan = {"autoencoder": (task, seeded(recipe, size))}
+    # Larger maps take ten times as long.
+    plan = {"autoencoder": (task, seeded(recipe, size, size.seeds if place is None else min(size.seeds, 2)))}
     several = runs(setup, plan)["autoencoder"]
     rows = [*_plateau(several), bounded(several, "autoencoder"), balanced(several, "autoencoder")]
     rows += [_counted(several, degree, place is not None) for degree in _COUNTS]
@@ -145,7 +146,12 @@ def depth(setup: Setup) -> Outcome:
         f"digits 0, penalty {penalty:g}": (digits, seeded(replace(FIXED, penalty=penalty), size, 1))
         for penalty in _PENALTIES
     }
-    eager = {f"digits 0, {DEEP} layers, begun at penalty {_EAGER.penalty:g}": (digits, seeded(_EAGER, size, 1))}
+    eager = {
+        f"digits 0, {DEEP} layers, begun at penalty {_EAGER.penalty:g}": (
+            digits,
+            seeded(_EAGER, size, min(size.seeds, 2)),
+        )
+    }
     plan = by_depth | by_penalty | eager | projections
     found = runs(setup, plan)
     rows = []

@@ -62,12 +62,22 @@ def known_rank(setup: Setup) -> Outcome:
                 f"{true} for a loss of 0 and many layers (theory)",
                 price,
                 (r.measured.per_layer for r in several),
-                {"before training": before.per_layer},
+                {
+                    "lower bound of the same function": fmean(
+                        r.measured.per_layer / r.measured.over_bound for r in several
+                    ),
+                    "before training": before.per_layer,
+                },
+                f"a loss above 0 lets it fall below: {_losses(several)} of a constant output's",
             ),
             bounded(several, name, 1.05 if task is constant else 1.3),
             balanced(several, name, 0.05 if task is constant else 0.1),
         ]
     return Outcome(tuple(rows), settings(plan), tables(found))
+
+
+def _losses(several: list[Run]) -> str:
+    return ", ".join(f"{r.trained.run.share:.2g}" for r in several)
 
 
 def _rank(run: Run) -> float:
