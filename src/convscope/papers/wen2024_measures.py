@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from convscope.core.batches import Batch
 from convscope.core.network import Network
 from convscope.core.results import finite
 
-_BOUNDED = 9  # images at which the lower bound on the norm is computed
+_BOUNDED = 9 * 64  # pixels of the images at which the lower bound on the norm is computed: 9 of 8x8
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +175,7 @@ def measure(network: nn.Sequential, images: Tensor) -> Measured:
     if isinstance(plain, str):
         raise ValueError(f"expected a plain chain of convolutions, but {plain}")
     with torch.enable_grad():
-        cost = norm_cost(plain, images[:_BOUNDED])
+        cost = norm_cost(plain, images[: max(_BOUNDED // prod(size), 1)])
     location = bottleneck_run(
         [str(i + 1) for i in range(len(ranks))],
         input_rank,

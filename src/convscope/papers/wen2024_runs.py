@@ -112,7 +112,7 @@ def balanced(runs: Sequence[Run], name: str, limit: float = 0.1) -> Row:
 def bounded(runs: Sequence[Run], name: str, limit: float | None = 1.3) -> Row:
     """Returns the row of the squared norm over its lower bound."""
     return row(
-        f"{name}: squared norm over its lower bound, the largest of 9 images",
+        f"{name}: squared norm over its lower bound, the largest of a few images",
         "at least 1 (theory)",
         None if limit is None else (1.0, limit),
         (r.measured.over_bound for r in runs),
