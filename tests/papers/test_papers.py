@@ -226,7 +226,7 @@ def test_command(folder, tiny, tmp_path, monkeypatch):
     for wrong in (
         ["chowers2023/none"],
         ["chowers2023", "--data", "cifar10"],
-        ["chowers2023", "--data", "mnist=."],
+        ["chowers2023", "--data", "svhn=."],
         ["chowers2023", "--data", "cifar10=/nowhere/at/all"],
         ["chowers2023", "-o", "x.txt"],
         [str(path), "chowers2023"],
