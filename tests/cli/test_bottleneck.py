@@ -14,6 +14,7 @@ from firstlayer_runs import images
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from convscope import load_compressed
 from convscope.analyse import read_report
 from convscope.bottleneck.result import BottleneckResult
 from convscope.cli import main
@@ -172,9 +173,6 @@ def test_a_weights_file_alone_is_looked_at_on_one_grid(go):
 
 
 def test_what_can_be_left_out_is_left_out(go):
-    from mine import spare
-
-    from convscope import load_compressed
 
     saved = go.out.with_name("less.safetensors")
     done = go("mine:spare@spare.safetensors", "--data", "bare.npz", "--compress", "--tolerance", 0.05, out=saved)
@@ -186,7 +184,9 @@ def test_what_can_be_left_out_is_left_out(go):
     assert saved.with_suffix(".html").exists()
     assert done.stdout.strip().splitlines()[-1] == str(saved.with_suffix(".html"))
     assert "Saved as less.safetensors" in found.findings()[0].text
-    module = spare()
+    space: dict = {}
+    exec(FACTORY, space)
+    module = space["spare"]()
     module.load_state_dict(load_file("spare.safetensors"))
     small, x = load_compressed(module, saved), images(20, side=8)
     with torch.no_grad():

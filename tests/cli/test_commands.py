@@ -186,7 +186,7 @@ def test_ansatz_says_what_was_sent_back(go, words, sent):
 
 def test_a_report_on_a_network_speaks_of_its_patches_and_one_on_weights_does_not(go):
     go("report", "mine:small@after.safetensors", "--data", "images.npz", "-o", go.out, "-q")
-    assert [r["kind"] for r in saved(go)["results"]] == ["firstlayer", "ansatz", "dynamics", "shortcuts"]
+    assert [r["kind"] for r in saved(go)["results"]] == ["firstlayer", "ansatz", "bottleneck", "dynamics", "shortcuts"]
     go("report", "after.safetensors", "--data", "images.npz", "-o", go.out, "-q")
     assert [r["kind"] for r in saved(go)["results"]] == ["firstlayer", "dynamics", "shortcuts"]
 

@@ -90,10 +90,11 @@ def minimise_norm(
 
     Example:
         >>> x = torch.randn(50, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+        >>> _ = torch.manual_seed(0)
         >>> net = nn.Conv2d(1, 1, 1)
         >>> run = minimise_norm(net, x, 2 * x, penalty=0.4, steps=600, tau=0.1, lr=0.03, progress=False)
-        >>> round(run.loss, 2)
-        0.1
+        >>> abs(run.loss - 0.1) < 0.02
+        True
     """
     if loss not in get_args(Loss):
         raise ValueError(f"loss must be 'squared' or 'cross-entropy', got {loss!r}")
