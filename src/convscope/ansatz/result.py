@@ -16,6 +16,7 @@ from convscope.core.results import (
     LayerRow,
     Number,
     Skip,
+    columns_of,
     conv_shape,
     finite,
     number_from_json,
@@ -223,14 +224,8 @@ class AnsatzResult:
 
 
 def _flat(row: LayerAlignment) -> dict[str, Any]:
-    found: dict[str, Any] = {"layer": row.layer, "shape": conv_shape(row.shape, row.stride, row.groups)}
-    for key, number in row.numbers.items():
-        found[key] = number.value
-        if number.spread is not None:
-            found[f"{key}, error"] = number.spread
-        if number.chance is not None:
-            found[f"{key}, chance from"], found[f"{key}, chance to"] = number.chance
-    return found
+    shape = conv_shape(row.shape, row.stride, row.groups)
+    return {"layer": row.layer, "shape": shape, **columns_of(row.numbers)}
 
 
 def _fields(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from convscope.core.results import (
     LayerRow,
     Number,
     Skip,
+    columns_of,
     conv_shape,
     finite,
     numbers_from_json,
@@ -195,18 +196,14 @@ class BottleneckResult:
 
 
 def _flat(row: LayerKept) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    return {
         "layer": row.layer,
         "shape": conv_shape(row.shape, row.stride, row.groups),
         "maps": "×".join(map(str, row.size)),
+        **columns_of(row.numbers),
+        "confidence": row.confidence,
+        "notes": "; ".join(row.notes),
     }
-    for key, number in row.numbers.items():
-        found[key] = number.value
-        if number.spread is not None:
-            found[f"{key}, error"] = number.spread
-        if number.chance is not None:
-            found[f"{key}, chance from"], found[f"{key}, chance to"] = number.chance
-    return found | {"confidence": row.confidence, "notes": "; ".join(row.notes)}
 
 
 def _fields(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -239,6 +239,23 @@ def numbers_from_json(data: Mapping[str, Any]) -> dict[str, Number]:
     return {str(name): number_from_json(number) for name, number in data.items()}
 
 
+def columns_of(numbers: Mapping[str, Number]) -> dict[str, float]:
+    """Returns Numbers as the cells of a table's row: each value, its error and what chance gives, where known.
+
+    Example:
+        >>> columns_of({"r": Number(0.5, 0.1)})
+        {'r': 0.5, 'r, error': 0.1}
+    """
+    found: dict[str, float] = {}
+    for key, number in numbers.items():
+        found[key] = number.value
+        if number.spread is not None:
+            found[f"{key}, error"] = number.spread
+        if number.chance is not None:
+            found[f"{key}, chance from"], found[f"{key}, chance to"] = number.chance
+    return found
+
+
 def finite(x: float | None) -> float | None:
     """Returns ``x`` as JSON can hold it: None where it is None, NaN or infinite."""
     return float(x) if x is not None and math.isfinite(x) else None

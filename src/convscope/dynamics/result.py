@@ -15,6 +15,7 @@ from convscope.core.results import (
     LayerRow,
     Number,
     Skip,
+    columns_of,
     finite,
     numbers_from_json,
     numbers_to_json,
@@ -197,19 +198,13 @@ class DynamicsResult:
 
 
 def _flat(number: int, mode: Mode) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    return {
         "mode": number,
         "more in": ", ".join(mode.high),
         "less in": ", ".join(mode.low),
         "frequencies": " ".join(f"({ky}, {kx})".replace("-", "−") for ky, kx in mode.frequencies),
+        **columns_of(mode.numbers),
     }
-    for key, n in mode.numbers.items():
-        found[key] = n.value
-        if n.spread is not None:
-            found[f"{key}, error"] = n.spread
-        if n.chance is not None:
-            found[f"{key}, chance from"], found[f"{key}, chance to"] = n.chance
-    return found
 
 
 def _fields(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from convscope.core.results import (
     LayerRow,
     Number,
     Skip,
+    columns_of,
     finite,
     numbers_from_json,
     numbers_to_json,
@@ -135,13 +136,7 @@ class RfmResult:
             for iteration, numbers in enumerate(layer.iterations):
                 row: dict[str, Any] = {"layer": i + 1, "iteration": iteration}
                 row["chosen"] = i == self.chosen and iteration == layer.best
-                for key, number in numbers.items():
-                    row[key] = number.value
-                    if number.spread is not None:
-                        row[f"{key}, error"] = number.spread
-                    if number.chance is not None:
-                        row[f"{key}, chance from"], row[f"{key}, chance to"] = number.chance
-                rows.append(row)
+                rows.append(row | columns_of(numbers))
         return pd.DataFrame(rows)
 
     def figures(self) -> dict[str, Figure]:
