@@ -15,6 +15,7 @@ from convscope.core.fourier import pairs, signed_frequencies
 from convscope.core.geometry import ConvGeometry
 
 Boundary = Literal["circular", "zeros", "valid", "reflect", "replicate"]
+Forced = Literal["circular", "zeros"]
 Size = int | tuple[int, int]
 
 
@@ -52,7 +53,7 @@ class ConvOperator:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, conv: nn.Module, size: Size, boundary: Boundary | None = None) -> Self:
+    def of(cls, conv: nn.Module, size: Size, boundary: Forced | None = None) -> Self:
         """Returns the operator of a ``Conv2d`` or ``ConvTranspose2d`` on maps of a size.
 
         Args:
@@ -92,7 +93,7 @@ class ConvOperator:
         weight: Tensor,
         geometry: ConvGeometry,
         size: Size,
-        boundary: Boundary | None = None,
+        boundary: Forced | None = None,
         grid: tuple[int, int] | None = None,
     ) -> Self:
         """Returns the operator of a convolution that is known by its weight and geometry; arguments as for ``of``.
@@ -108,8 +109,8 @@ class ConvOperator:
             ValueError: for a size or a boundary that means nothing.
             ConvscopeError: when the weights are not finite numbers.
         """
-        if boundary is not None and boundary not in get_args(Boundary):
-            raise ValueError(f"boundary must be one of {', '.join(get_args(Boundary))} or None, got {boundary!r}")
+        if boundary is not None and boundary not in get_args(Forced):
+            raise ValueError(f"boundary must be one of {', '.join(get_args(Forced))} or None, got {boundary!r}")
         height, width = _pair(size)
         w = weight.detach().cpu()
         if not w.numel():
@@ -127,7 +128,7 @@ class ConvOperator:
         geometry = replace(geometry, stride=stride)
         kind: Boundary = boundary or geometry.padding_mode
         if geometry.extent == (1, 1) and not any(geometry.padding):
-            kind = "circular" if kind != "valid" else kind  # nothing to fill
+            kind = "circular"  # nothing to fill
         elif kind == "zeros" and not any(geometry.padding) and boundary is None:
             kind = "valid"
         outputs = geometry.output_size(height, width)

@@ -10,7 +10,7 @@ from math import ceil, pi, prod
 import torch
 from torch import Tensor, nn
 
-from convscope.bottleneck.operators import Boundary, ConvOperator, Size
+from convscope.bottleneck.operators import ConvOperator, Forced, Size
 from convscope.core.threads import in_parallel
 
 _CHUNK = 2**20  # bytes of matrices that a thread looks at together
@@ -96,7 +96,7 @@ class FrequencySingularValues:
         return (self.frobenius / self.norm) ** 2 if self.norm else float("nan")
 
 
-def frequency_singular_values(conv: nn.Module, size: Size, boundary: Boundary | None = None) -> FrequencySingularValues:
+def frequency_singular_values(conv: nn.Module, size: Size, boundary: Forced | None = None) -> FrequencySingularValues:
     """Returns the singular values of a convolution as a linear operator, at each frequency of its output grid.
 
     For circular padding they are exact (Sedghi, Gupta & Long, ICLR 2019; here also under strides, groups and dilation,
