@@ -3,7 +3,7 @@
 import numpy as np
 
 from convscope.bottleneck.result import BottleneckResult
-from convscope.bottleneck.shown import KeptPair, LayerKept, LayerMaps
+from convscope.bottleneck.shown import Decoded, KeptPair, LayerKept, LayerMaps
 from convscope.core.results import Number, Skip
 
 TWIN = "untrained twin, one draw"
@@ -53,6 +53,7 @@ def result(**changes):
         "maps": {f"conv{i}": maps(i) for i in (1, 2, 3)},
         "pairs": (pair(0, 1, 0.3), pair(0, 0, 0.1)),
         "patterns": np.random.default_rng(3).integers(0, 255, (6, 5, 5, 3), np.uint8),
+        "decoded": Decoded((1, 4, 7), np.array([[0.3, 0.125, np.nan], [0.05, 1.25, 0.0]])),
         "skipped": (Skip("costs", "it has a sum"),),
     }  # fmt: skip
     return BottleneckResult(**(fields | changes))

@@ -5,7 +5,7 @@ import pytest
 from bottleneck_results import pair, result
 
 from convscope.bottleneck import figures
-from convscope.bottleneck.shown import LayerMaps
+from convscope.bottleneck.shown import Decoded, LayerMaps
 
 
 @pytest.fixture
@@ -70,6 +70,27 @@ def test_one_pair_fills_one_row(drawn):
     assert drawn["columns"] == 4
 
 
+def test_outputs_that_need_a_pair_are_named():
+    chart = figures._answers(result())
+    assert chart.data == {
+        "row": ["pair 1", "pair 2"],
+        "1": [30, 5],
+        "4": [12.5, 125],
+        "7": [None, 0],
+    }
+    assert chart.alt == "Output 4 changes most, by 125 %, without pair 2."
+    silent = Decoded((0,), np.full((2, 1), np.nan))
+    assert figures._answers(result(decoded=silent)).alt == "No output changes."
+
+
+def test_changes_of_maps_are_pictures(drawn):
+    changes = np.random.default_rng(0).integers(0, 255, (4, 6, 5, 3), np.uint8)
+    found = result(decoded=Decoded(pictures=changes))
+    assert "kept pairs in the outputs" in found.figures()
+    assert drawn["labels"] == ["1: without", "1: doubled", "2: without", "2: doubled"]
+    assert np.array_equal(drawn["stack"], np.moveaxis(changes, 3, 1) / 255)
+
+
 def test_ranks_stand_beside_the_images_and_the_untrained_network():
     chart = figures._ranks(result())
     assert chart.data["layer"] == ["conv1", "conv2", "conv3"]
@@ -100,4 +121,7 @@ def test_without_activations_the_weights_come_first():
 
 
 def test_no_layers_no_figures():
-    assert result(rows=(), numbers={}, maps={}, pairs=(), patterns=result().patterns[:0]).figures() == {}
+    assert (
+        result(rows=(), numbers={}, maps={}, pairs=(), patterns=result().patterns[:0], decoded=Decoded()).figures()
+        == {}
+    )

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from bottleneck_results import TWIN, result, row
 
+from convscope.bottleneck.shown import Decoded
 from convscope.core.results import Number
 
 
@@ -107,5 +108,19 @@ def test_the_pair_that_matters_most_is_named():
 
 
 def test_a_single_layer_is_not_called_the_narrowest():
-    one = replace(result(), rows=result().rows[2:], maps={}, pairs=(), patterns=result().patterns[:0])
+    one = replace(
+        result(), rows=result().rows[2:], maps={}, pairs=(), patterns=result().patterns[:0], decoded=Decoded()
+    )
     assert texts(one)[0].startswith("99 % of what differs between images lies in 30 directions")
+
+
+def test_maps_that_need_few_pixels_are_named():
+    rows = list(result().rows)
+    rows[1] = row(2, 40.0, grid=Number(3.0, 0.0, (6.0, 6.0), "grid", TWIN))
+    (text,) = (t for t in texts(result(rows=tuple(rows))) if "down-sample" in t)
+    assert text == (
+        "The maps of conv2 have 6×6 pixels, yet 3×3 would hold the frequencies of 99 % of what differs between images "
+        "(in an untrained twin: 6×6): a place to down-sample earlier, to be tried by training."
+    )
+    rows[1] = row(2, 40.0, grid=Number(4.0, 0.0, (6.0, 6.0), "grid", TWIN))
+    assert not any("down-sample" in t for t in texts(result(rows=tuple(rows))))

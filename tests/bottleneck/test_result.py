@@ -8,6 +8,7 @@ from bottleneck_results import result
 
 from convscope.core.coverage import Coverage
 from convscope.core.errors import ConvscopeError
+from convscope.core.png import png_from_bytes
 from convscope.core.results import result_from_json
 from convscope.page.charts import Chart
 from convscope.page.report import Head, Provenance, Report
@@ -44,7 +45,7 @@ def test_every_number_is_defined_and_every_figure_says_what_it_shows(found):
     assert {n.definition for table in tables for n in table.values()} == set(found.definitions())
     figures = found.figures()
     assert next(iter(figures)) == "variance by frequency"
-    assert len(figures) == 7
+    assert len(figures) == 8
     for figure in figures.values():
         assert isinstance(figure, Chart)
         assert figure.caption
@@ -68,6 +69,9 @@ def test_every_number_is_defined_and_every_figure_says_what_it_shows(found):
         (("pairs",), []),
         (("pairs", 0, "pictures"), 2),
         (("pairs", 0, "frequency"), [1]),
+        (("decoded", "outputs"), [1, 2]),
+        (("decoded", "answers"), [[1.0, 2.0, 3.0]]),
+        (("decoded", "pictures"), {"shape": [1, 1, 1, 3], "png": png_from_bytes(np.zeros((1, 1, 1, 3), np.uint8))}),
         (("skipped",), ["x"]),
     ],
 )

@@ -11,7 +11,7 @@ from torch import nn
 
 from convscope.bottleneck.operators import ConvOperator
 from convscope.bottleneck.singular import singular_values
-from convscope.bottleneck.stationary import bound_by_frequency, ntk_by_frequency, theorem_c
+from convscope.bottleneck.stationary import ntk_by_frequency, theorem_c
 from convscope.bottleneck.wiring import plain_chain
 from convscope.core.errors import ConvscopeError
 from convscope.core.fourier import pairs, unitary
@@ -84,31 +84,6 @@ def test_isometries_leave_no_distance_and_noise_little():
         assert float((s[:5] - 1).square().sum() + s[5:].square().sum()) <= limit
 
 
-@pytest.mark.parametrize("gate", [nn.ReLU, lambda: nn.LeakyReLU(0.3)])
-@pytest.mark.parametrize("kernel", [None, 3])
-def test_at_a_constant_image_the_bound_holds_at_every_frequency(gate, kernel):
-    module = network((4, 5), [2, 4, 4, 2], kernel, gate, padding_mode="circular")
-    chain = chain_of(module, 2, (4, 5))
-    colour = torch.tensor([0.7, -0.4])
-    found = bound_by_frequency(chain, colour, (4, 5))
-    assert bool((found.bound <= found.actual).all())
-    norms = sum(float(step.weight.square().sum()) for step in chain.steps)
-    assert float((found.actual * found.multiplicity).sum()) == pytest.approx(20 * norms)
-    # Together they are the bound of the whole Jacobian there.
-    image = colour.double()[:, None, None].expand(2, 4, 5)
-    values = torch.linalg.svdvals(torch.autograd.functional.jacobian(lambda x: module(x[None])[0], image).view(40, 40))
-    kept = values[values > 1e-3 * values[0]]
-    assert float((found.bound * found.multiplicity).sum()) == pytest.approx(3 * float(kept.pow(2 / 3).sum()), rel=1e-9)
-
-
-def test_it_is_attained_at_every_frequency_by_isometries():
-    found = bound_by_frequency(
-        chain_of(nn.Sequential(*known_bottleneck(6, 4, 3, LOW)), 1, (6, 6)), torch.ones(1), (6, 6)
-    )
-    torch.testing.assert_close(found.bound, found.actual, rtol=0, atol=1e-9)
-    assert sorted(found.bound.round().tolist())[-4:] == [0, 4, 4, 4]
-
-
 def gradients(module, layer, image, directions):
     """Gradients of <v, f> with respect to a layer's weight by autograd, float64 [m, k, c, q, r]."""
     weight = dict(module.named_parameters())[f"{layer}.weight"]
@@ -171,8 +146,6 @@ def test_other_networks_are_refused():
     with pytest.raises(ConvscopeError, match="Jacobian is zero"):
         theorem_c(dead, image)
     zeros = chain_of(network((4, 4), [1, 2, 1], 3, padding_mode="zeros"), 1, (4, 4))
-    with pytest.raises(ConvscopeError, match="0 is no circular convolution"):
-        bound_by_frequency(zeros, torch.ones(1), (4, 4))
     with pytest.raises(ConvscopeError, match="0 is no circular convolution"):
         ntk_by_frequency(zeros, "0", image, torch.ones(1, 1, 4, 4))
     plain = chain_of(network((4, 4), [2, 2, 2], 3, groups=2), 2, (4, 4))

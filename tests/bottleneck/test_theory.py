@@ -83,6 +83,24 @@ def test_its_kept_pairs_are_the_low_frequencies(kept):
     assert kept.patterns.shape[1:] == (7, 7, 3)
 
 
+def test_what_the_outputs_make_of_its_pairs(kept, plain):
+    # Maps that are nowhere cut off: what is missing without a pair is there twice when it is doubled.
+    changes = kept.decoded.pictures.astype(int)
+    assert changes.shape == (2 * len(kept.pairs), 7, 7, 3)
+    assert np.abs(changes[::2] + changes[1::2] - 255).max() <= 1
+    assert changes.std() > 10
+    # Class scores: the mean of squares, weighted by the scores' variances, is what a pair costs.
+    answers = np.square(plain.decoded.answers)
+    assert answers.shape == (len(plain.pairs), len(plain.decoded.outputs))
+    for row, pair in zip(answers, plain.pairs, strict=True):
+        assert row.min() <= pair.numbers["importance"].value <= row.max()
+
+
+def test_the_grid_is_that_of_the_frequencies(kept):
+    assert [row.numbers["grid"].value for row in kept.rows] == [3] * 4
+    assert any("7×7 pixels, yet 3×3 would hold" in f.text for f in kept.findings())
+
+
 def test_figures_are_the_same_after_json(kept):
     charts = kept.figures()
     assert all(chart.caption and chart.alt for chart in charts.values())

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convscope.bottleneck.downsample import advised_grid
 from convscope.bottleneck.layers import Layer
 from convscope.bottleneck.null import NullAlign, gaussian_null
 from convscope.bottleneck.rank import CbnRank, cbn_rank
@@ -98,6 +99,7 @@ OF_SPECTRUM: dict[str, Callable[[ActivationSpectrum], float]] = {
     "participation": lambda spectrum: spectrum.participation,
     "dc": lambda spectrum: spectrum.dc_share,
     "radius": lambda spectrum: spectrum.mean_radius,
+    "grid": lambda spectrum: max(advised_grid(spectrum.variance, spectrum.frequencies, spectrum.size, SHARE)),
 }
 
 

@@ -41,6 +41,14 @@ DEFINITIONS = {
         "Σ V_w |(ky / h, kx / w)| / Σ V_w, in cycles per pixel of the map",
         "ours",
     ),
+    "grid": Definition(
+        "pixels that would do, along the longer side",
+        "smallest n such that the frequencies that a grid of the maps' proportions with n pixels along its longer side "
+        "holds (2 |ky| < rows, 2 |kx| < columns) have 99 % of Σ_w V_w",
+        f"ours, for the down-sampling of {WJ}",
+        "Advice for a smaller network: what the non-linearities between layers make of a smaller grid is not known. "
+        "Chance: one untrained network of the same architecture on the same images.",
+    ),
     "cbn_rank": Definition(
         "kept directions in the weights",
         "k = argmax over k of (s₁ + … + s_k)² / k, all singular values s of all frequencies together, descending",

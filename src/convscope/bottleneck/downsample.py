@@ -61,6 +61,17 @@ def smallest_grid(frequencies: Tensor, size: Grid) -> Grid:
     return 2 * highest[0] + 1, 2 * highest[1] + 1
 
 
+def grid_of(side: int, size: Grid) -> Grid:
+    """Returns the grid of the proportions of a size (h, w) whose longer side has so many pixels.
+
+    Example:
+        >>> grid_of(4, (8, 16))
+        (2, 4)
+    """
+    h, w = size
+    return max(round(side * h / max(h, w)), 1), max(round(side * w / max(h, w)), 1)
+
+
 def advised_grid(variance: Tensor, frequencies: Tensor, size: Grid, share: float = 0.999) -> Grid:
     """Returns the smallest grid of the maps' proportions whose frequencies hold a share of activations' variance.
 
@@ -89,9 +100,8 @@ def advised_grid(variance: Tensor, frequencies: Tensor, size: Grid, share: float
     whole = float(variance.sum())
     if not whole > 0:
         return size
-    h, w = size
-    for side in range(1, max(h, w)):
-        grid = (max(round(side * h / max(h, w)), 1), max(round(side * w / max(h, w)), 1))
+    for side in range(1, max(size)):
+        grid = grid_of(side, size)
         inside = (2 * frequencies.abs() < torch.tensor(grid)).all(1)
         if float(variance[inside].sum()) >= share * whole * (1 - 1e-12):
             return grid

@@ -10,7 +10,7 @@ import numpy as np
 
 from convscope.bottleneck.wording import frequency_in_words
 from convscope.core.results import Number
-from convscope.page.charts import Band, Chart, Curve, lines, pictures
+from convscope.page.charts import Band, Chart, Curve, lines, matrix, pictures
 from convscope.page.wording import rounded
 
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ def figures(result: BottleneckResult) -> dict[str, Figure]:
         found["directions kept by the weights"] = _shares(result)
     if len(result.patterns):
         found["kept pairs"] = _pairs(result)
+    if result.decoded.outputs:
+        found["kept pairs in the outputs"] = _answers(result)
+    if len(result.decoded.pictures):
+        found["kept pairs in the outputs"] = _decoded(result)
     return found
 
 
@@ -203,6 +207,38 @@ def _pairs(result: BottleneckResult) -> Chart:
         alt=f"Patterns of {len(result.pairs)} kept directions.",
         how_to_read="A kept direction is a wave in one mixture of channels: as its phase turns, its pattern moves "
         "across the image.",
+    )  # fmt: skip
+
+
+def _answers(result: BottleneckResult) -> Chart:
+    answers, outputs = 100 * result.decoded.answers, result.decoded.outputs
+    names = "; ".join(f"{i + 1}: {frequency_in_words(*pair.frequency)}" for i, pair in enumerate(result.pairs))
+    alt = "No output changes."
+    if np.isfinite(answers).any():
+        i, j = np.unravel_index(np.nanargmax(answers), answers.shape)
+        alt = f"Output {outputs[j]} changes most, by {rounded(answers[i, j])} %, without pair {i + 1}."
+    return matrix(
+        answers, rows=[f"pair {i + 1}" for i in range(len(result.pairs))],
+        columns=[str(output) for output in outputs], limits=(0.0, max(100.0, float(np.nanmax(answers, initial=0)))),
+        unit="%",
+        caption="How much the outputs that change most (numbered from 0) change when one of the kept pairs is held at "
+        f"its mean ({names}): root mean square over images, in percent of the output's own standard deviation.",
+        alt=alt,
+        how_to_read="100 %: without the pair the output changes by as much as it differs between images. A row with "
+        "one bright cell: a pair that one output alone needs.",
+    )  # fmt: skip
+
+
+def _decoded(result: BottleneckResult) -> Chart:
+    names = [f"{i + 1}: {change}" for i in range(len(result.pairs)) for change in ("without", "doubled")]
+    return pictures(
+        np.moveaxis(result.decoded.pictures / 255, 3, 1), kind="images", labels=names, columns=6,
+        caption="How the network's output changes when one of these pairs is held at its mean (without) and when its "
+        "deviation from the mean is doubled, in the image in which it is most active. Grey is no change; all on one "
+        "scale.",
+        alt=f"Changes of the output by {len(result.pairs)} kept pairs.",
+        how_to_read="Where the network takes a pair on linearly, the second picture is the first with light and dark "
+        "exchanged.",
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from convscope.bottleneck.downsample import grid_of
 from convscope.bottleneck.shown import LIMITED
 from convscope.bottleneck.wording import counted, frequency_in_words, names_in_words
 from convscope.core.results import Finding, Number
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
 from convscope.bottleneck.shown import LayerKept
 
 LEAK = 0.1  # of the operator outside of any circulant: worth a sentence
+QUARTER = 0.25  # of the pixels: as many as a stride of 2 leaves
 UNBALANCED = 0.1  # balance residual beyond which costs say little
 
 
 def findings(result: BottleneckResult) -> list[Finding]:
     """Returns the findings, the most telling first; a sentence that would tell an undefined number is left out."""
-    parts = (_saved, _narrowest, _frequencies, _location, _sums, _weights, _score, _cost, _pairs, _gain)
+    parts = (_saved, _narrowest, _frequencies, _location, _sums, _smaller, _weights, _score, _cost, _pairs, _gain)
     return collected(result, (*parts, _limited, _leak, _collapsed))
 
 
@@ -107,6 +109,28 @@ def _sums(result: BottleneckResult) -> list[Finding]:
         f"{told(number, ',.0f')} directions, where that convolution itself returns {told(row.numbers['rank'], ',.0f')}."
     )
     return [Finding(text, number)]
+
+
+def _smaller(result: BottleneckResult) -> list[Finding]:
+    """Returns the layer whose maps could have the fewest pixels, if a quarter or less would do."""
+    known = [
+        (row, n, grid_of(round(n.value), (row.size[0], row.size[1])))
+        for row in result.rows
+        if (n := row.numbers.get("grid")) is not None and math.prod(row.size) > 1
+    ]
+    if not known:
+        return []
+    row, number, (h, w) = min(known, key=lambda item: math.prod(item[2]) / math.prod(item[0].size))
+    if math.prod((h, w)) > QUARTER * math.prod(row.size):
+        return []
+    text = (
+        f"The maps of {row.layer} have {row.size[0]}×{row.size[1]} pixels, yet {h}×{w} would hold the frequencies of "
+        "99 % of what differs between images"
+    )
+    if number.chance is not None:
+        own = grid_of(round(number.chance[1]), (row.size[0], row.size[1]))
+        text += f" ({_untrained(result)}: {own[0]}×{own[1]})"
+    return [Finding(f"{text}: a place to down-sample earlier, to be tried by training.", number)]
 
 
 def _weights(result: BottleneckResult) -> list[Finding]:

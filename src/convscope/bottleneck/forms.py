@@ -172,10 +172,10 @@ def channel_option(conv: nn.Conv2d, moments: LayerMoments) -> Option:
         conv: with one group.
         moments: of its output.
     """
-    root = _root(moments.gradient)
+    root, inverse = _roots(moments.gradient)
     values, vectors = torch.linalg.eigh(root @ moments.covariance @ root)
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
-    encode, decode = vectors.T @ root, torch.linalg.solve(root, vectors)
+    encode, decode = vectors.T @ root, inverse @ vectors
     rank = torch.arange(1, len(values) + 1)
     numbers, multiply_adds = channel_cost(conv, moments.positions, rank)
 
@@ -206,11 +206,11 @@ def frequency_option(conv: nn.Conv2d, moments: LayerMoments) -> Option:
     for real in (True, False):
         where = (multiplicity == 1) == real
         m, g = (x[where].real if real else x[where] for x in (second, gradient))
-        root = _root(g)
+        root, inverse = _roots(g)
         found = torch.linalg.eigh(root @ m @ root)
         values[where] = found.eigenvalues.clamp(min=0)
         encode[where] = (found.eigenvectors.mH @ root).to(encode.dtype)
-        decode[where] = torch.linalg.solve(root, found.eigenvectors).to(decode.dtype)
+        decode[where] = (inverse @ found.eigenvectors).to(decode.dtype)
     gains = (values * multiplicity[:, None]).flatten()
     order = torch.argsort(gains / (multiplicity * (k + c) + 2).repeat_interleave(k), descending=True, stable=True)
     at, direction = order // k, order % k
@@ -257,8 +257,11 @@ def _tails(values: Tensor) -> Tensor:
     return torch.cat([values.flip(0).cumsum(0).flip(0), values.new_zeros(1)])
 
 
-def _root(moments: Tensor) -> Tensor:
-    """Returns the roots of positive definite matrices [..., k, k]; the identity where all are 0."""
+def _roots(moments: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the roots of positive definite matrices [..., k, k], and their inverses; identities where all are 0."""
     values, vectors = torch.linalg.eigh(moments)
-    lengths = values.clamp(min=0).sqrt() if bool((values > 0).any()) else torch.ones_like(values)
-    return vectors * lengths[..., None, :].to(vectors.dtype) @ vectors.mH
+    if not bool((values > 0).any()):
+        values = torch.ones_like(values)
+    least = torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)  # below, only rounding errors are left
+    lengths = values.maximum(least).sqrt()[..., None, :].to(vectors.dtype)
+    return vectors * lengths @ vectors.mH, vectors / lengths @ vectors.mH

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from convscope.bottleneck.ablation import ablate
 from convscope.bottleneck.collect import SpectrumSums
-from convscope.bottleneck.conclude import SHARE, Weights
-from convscope.bottleneck.interventions import module_outputs
-from convscope.bottleneck.latents import latents_of
+from convscope.bottleneck.conclude import DECIMALS, SHARE, Weights
+from convscope.bottleneck.interventions import changed_outputs, module_outputs
+from convscope.bottleneck.latents import Latents, latents_of
 from convscope.bottleneck.pairs import KeptPairs, activation_pairs, weight_pairs
-from convscope.bottleneck.patterns import forward_patterns
-from convscope.bottleneck.shown import KeptPair
+from convscope.bottleneck.patterns import decoder_pictures, forward_patterns
+from convscope.bottleneck.shown import Decoded, KeptPair
 from convscope.core.batches import Batch
 from convscope.core.errors import ConvscopeError
 from convscope.core.kept import KeptImages
@@ -27,6 +27,7 @@ from convscope.core.results import Number
 MOST_PAIRS = 6
 FEW = 64  # images on which it is measured what a pair costs
 DRAWS = 3  # random changes beside each pair
+OUTPUTS = 12  # those that change most
 LARGEST = 2**26  # numbers in the covariances at all frequencies
 SIDE = 40  # pixels of a pattern on the page; larger ones are averaged
 
@@ -55,7 +56,8 @@ def kept_pairs(network: Network, weights: Weights, kept: KeptImages) -> dict[str
     latents = latents_of(network, layer, kept.x, best_pairs)
     patterns = forward_patterns(latents, kept.x, kept.index)
     few = kept.x[:FEW]  # what a pair costs takes many forward passes
-    costs = ablate(network, layer, few, latents_of(network, layer, few, best_pairs), first=len(best), draws=DRAWS)
+    of_few = latents_of(network, layer, few, best_pairs)
+    costs = ablate(network, layer, few, of_few, first=len(best), draws=DRAWS)
     rows = zip(latents.pairs.frequencies.tolist(), latents.pairs.number.tolist(), strict=True)
     shown = []
     for i, ((ky, kx), number) in enumerate(rows):
@@ -69,7 +71,7 @@ def kept_pairs(network: Network, weights: Weights, kept: KeptImages) -> dict[str
         shown.append(KeptPair((ky, kx), number + 1, 2 if latents.pairs.multiplicity[i] == 1 else 4, numbers))
     phases = patterns.phases(4)
     stack = torch.cat([one[:: 4 // pair.pictures] for one, pair in zip(phases, shown, strict=True)])
-    return {"pairs": tuple(shown), "patterns": _pixels(stack)}
+    return {"pairs": tuple(shown), "patterns": _pixels(stack), "decoded": _decoded(network, layer, few, of_few)}
 
 
 def _pairs(network: Network, weights: Weights, kept: KeptImages) -> KeptPairs:
@@ -84,8 +86,28 @@ def _pairs(network: Network, weights: Weights, kept: KeptImages) -> KeptPairs:
     return activation_pairs(sums.compute(), SHARE, most=2 * MOST_PAIRS, scale=layer.factor)
 
 
+def _decoded(network: Network, layer: str, images: Tensor, latents: Latents) -> Decoded:
+    base = changed_outputs(network, layer, images, None)
+    if base.ndim not in {2, 4}:
+        return Decoded()
+    scales = (0.0,) if base.ndim == 2 else (0.0, 2.0)
+    found = [decoder_pictures(network, layer, images, latents, i, scales, base) for i in range(len(latents.pairs))]
+    if base.ndim == 2:
+        return _answers(torch.stack([one.size[0] for one in found]) / base.double().std(0, correction=0))
+    largest = latents.deviations.abs().argmax(0)
+    return Decoded(pictures=_pixels(torch.cat([one.change[:, i] for one, i in zip(found, largest, strict=True)])))
+
+
+def _answers(share: Tensor) -> Decoded:
+    """Returns the outputs with the largest shares, [m, k], in their order."""
+    share = torch.where(share.isfinite(), share, torch.nan)
+    few = share.nan_to_num(0).amax(0).topk(min(OUTPUTS, share.shape[1])).indices.sort().values
+    return Decoded(tuple(few.tolist()), share[:, few].cpu().numpy().round(DECIMALS))
+
+
 def _pixels(flat: Tensor) -> np.ndarray:
     """Returns pictures [m, c, h, w] as bytes [m, h', w', 3], all on one scale: mid-grey is 0."""
+    flat = flat.to("cpu", torch.float64)
     if max(flat.shape[2:]) > SIDE:
         rows, columns = (max(1, round(side * SIDE / max(flat.shape[2:]))) for side in flat.shape[2:])
         flat = F.adaptive_avg_pool2d(flat, (rows, columns))

@@ -208,7 +208,13 @@ class DecoderPictures:
 
 
 def decoder_pictures(
-    network: Network, layer: str, images: Tensor, latents: Latents, pair: int, scales: Sequence[float] = SCALES
+    network: Network,
+    layer: str,
+    images: Tensor,
+    latents: Latents,
+    pair: int,
+    scales: Sequence[float] = SCALES,
+    base: Tensor | None = None,
 ) -> DecoderPictures:
     """Returns what changes in the network's output when a pair's latent is scaled, for each image.
 
@@ -221,12 +227,13 @@ def decoder_pictures(
         latents: of these images.
         pair: which of the pairs.
         scales: of the deviation.
+        base: what the network puts out for the images, where it is known.
 
     Raises:
         ConvscopeError: when the network has no such convolution, or no output that is a tensor.
     """
     convolution_of(network, layer)
-    base = changed_outputs(network, layer, images, None)
+    base = changed_outputs(network, layer, images, None) if base is None else base
     one = latents.pairs[pair : pair + 1]
     deviation = latents.deviations[:, pair : pair + 1]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from convscope.bottleneck.shown import KeptPair, LayerKept, LayerMaps
+from convscope.bottleneck.shown import Decoded, KeptPair, LayerKept, LayerMaps, no_pictures
 from convscope.core.plain import array_of, fact_of, reading, rounded_lists, text_of
 from convscope.core.png import bytes_from_png, png_from_bytes
 from convscope.core.results import (
@@ -46,11 +46,6 @@ _FACTS = (
 )
 
 
-def no_patterns() -> np.ndarray:
-    """Returns uint8 [0, 1, 1, 3]: no picture."""
-    return np.zeros((0, 1, 1, 3), np.uint8)
-
-
 @register
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BottleneckResult:
@@ -68,6 +63,7 @@ class BottleneckResult:
         pairs: kept pairs of one layer, the strongest first.
         patterns: uint8 [m, h, w, 3], what the images look like where a pair is active: the pictures of all pairs, one
             pair after the other.
+        decoded: what the network's outputs make of the pairs.
         skipped: what could not be computed, and why.
         arrays: large matrices by name, in no JSON: singular values and variances of each layer.
     """
@@ -80,7 +76,8 @@ class BottleneckResult:
     facts: Mapping[str, str | bool | float]
     maps: Mapping[str, LayerMaps] = field(default_factory=dict)
     pairs: tuple[KeptPair, ...] = ()
-    patterns: np.ndarray = field(default_factory=no_patterns)
+    patterns: np.ndarray = field(default_factory=no_pictures)
+    decoded: Decoded = field(default_factory=Decoded)
     skipped: tuple[Skip, ...] = ()
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
@@ -162,7 +159,12 @@ class BottleneckResult:
                 }
                 for pair in self.pairs
             ],
-            "patterns": {"shape": list(self.patterns.shape), "png": png_from_bytes(self.patterns)},
+            "patterns": _stored(self.patterns),
+            "decoded": {
+                "outputs": list(self.decoded.outputs),
+                "answers": rounded_lists(self.decoded.answers),
+                "pictures": _stored(self.decoded.pictures),
+            },
             "skipped": [[s.what, s.reason] for s in self.skipped],
         }
 
@@ -192,6 +194,14 @@ class BottleneckResult:
             pair.pictures for pair in self.pairs
         ):
             raise ValueError("its pictures do not fit the kept pairs")
+        decoded, m = self.decoded, len(self.pairs)
+        if decoded.answers.shape != (m if decoded.outputs else 0, len(decoded.outputs)) or len(
+            decoded.pictures
+        ) not in {
+            0,
+            2 * m,
+        }:
+            raise ValueError("the outputs' answers do not fit the kept pairs")
         self.findings()  # finds the numbers and facts that sentences need, or fails
 
 
@@ -207,7 +217,6 @@ def _flat(row: LayerKept) -> dict[str, Any]:
 
 
 def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
-    m, h, w, c = (int(side) for side in data["patterns"]["shape"])
     return {
         "rows": tuple(
             LayerKept(
@@ -237,9 +246,23 @@ def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
             )
             for pair in data["pairs"]
         ),
-        "patterns": bytes_from_png(text_of(data["patterns"]["png"]), (m, h, w, c)),
+        "patterns": _loaded(data["patterns"]),
+        "decoded": Decoded(
+            tuple(int(n) for n in data["decoded"]["outputs"]),
+            _map_of(data["decoded"]["answers"]),
+            _loaded(data["decoded"]["pictures"]),
+        ),
         "skipped": tuple(Skip(text_of(what), text_of(reason)) for what, reason in data["skipped"]),
     }
+
+
+def _stored(pictures: np.ndarray) -> dict[str, Any]:
+    return {"shape": list(pictures.shape), "png": png_from_bytes(pictures)}
+
+
+def _loaded(data: Mapping[str, Any]) -> np.ndarray:
+    m, h, w, c = (int(side) for side in data["shape"])
+    return bytes_from_png(text_of(data["png"]), (m, h, w, c))
 
 
 def _map_of(values: Any) -> np.ndarray:

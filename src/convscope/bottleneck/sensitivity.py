@@ -206,7 +206,9 @@ class _Sums:
         self.size, self.positions = (h, w), (int(call.output.shape[2]), int(call.output.shape[3]))
         places, _ = pairs(h, w)
         k = self.conv.out_channels
-        if has_frequency_form(self.conv, (h, w)) and 32 * len(places) * k**2 <= _STATE:
+        # Of one pixel, as many numbers in a channel form hold the directions of all frequencies.
+        wide = self.conv.kernel_size != (1, 1)
+        if wide and has_frequency_form(self.conv, (h, w)) and 32 * len(places) * k**2 <= _STATE:
             ky, kx = signed_frequencies(h, w)[places].unbind(1)
             self._at, self._zero = ky * w + kx % w, int(torch.nonzero((ky == 0) & (kx == 0)))
             self.by_frequency = torch.zeros(2, len(places), k, k, dtype=torch.complex128)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from convscope.core.results import Number
 
 LIMITED = "rank limited by the number of images"  # a note of a layer begins so
+
+
+def no_pictures() -> np.ndarray:
+    """Returns uint8 [0, 1, 1, 3]: no picture."""
+    return np.zeros((0, 1, 1, 3), np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +58,23 @@ class LayerMaps:
     untrained: np.ndarray
     largest: np.ndarray
     kept: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """What the network's outputs make of m kept pairs: class scores, or pictures where it returns maps.
+
+    Attributes:
+        outputs: numbers of the j outputs that change most, from 0.
+        answers: float64 [m, j], how much an output changes when a pair is held at its mean: root mean square over
+            images, over the output's own standard deviation; NaN where it does not vary.
+        pictures: uint8 [2 m, h, w, 3], mid-grey is 0: the change in the image in which a pair is most active when it is
+            held at its mean, and when its deviation is doubled.
+    """
+
+    outputs: tuple[int, ...] = ()
+    answers: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    pictures: np.ndarray = field(default_factory=no_pictures)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""What holds layer by layer: near-isometries at small norm, bounds at each frequency, and the size of gradients."""
+"""What holds layer by layer: near-isometries at small norm, and the size of gradients at each frequency."""
 
 from __future__ import annotations
 
@@ -98,53 +98,6 @@ def theorem_c(chain: Chain, image: Tensor) -> NearIsometries:
     excess = norm + biases - len(chain.steps) * rank
     allowed = excess - 2 * float(s[:rank].log().sum())
     return NearIsometries(torch.tensor(distances, dtype=torch.float64), biases, allowed, rank)
-
-
-@dataclass(frozen=True, eq=False)
-class BoundByFrequency:
-    """Theorem A at a spatially constant image, where it holds at each frequency.
-
-    Attributes:
-        actual: float64 [f], sum over layers of ||T_l(w)||_F^2.
-        bound: float64 [f], L ||J(w)||_(2/L)^(2/L), never larger.
-        frequencies: int64 [f, 2], (ky, kx) in cycles per image.
-        multiplicity: int64 [f], with which both sum to N times the norms of weights, and of the bound.
-    """
-
-    actual: Tensor
-    bound: Tensor
-    frequencies: Tensor
-    multiplicity: Tensor
-
-
-def bound_by_frequency(chain: Chain, colour: Tensor, size: tuple[int, int]) -> BoundByFrequency:
-    """Returns the norm of a chain's weights at each frequency, and its lower bound, at a constant image.
-
-    There every gate is the same at all positions, so that the Jacobian is block-diagonal like the convolutions:
-    J(w) = T_L(w) D_(L-1) ... T_1(w). Singular values below 1e-3 of the largest of all frequencies are left out.
-
-    Args:
-        chain: circular convolutions of stride 1 without pooling.
-        colour: [c], the image's value.
-        size: (h, w) of the image.
-
-    Raises:
-        ConvscopeError: for other chains.
-    """
-    operators = [circular(step) for step in chain.steps]
-    jacobian = Jacobian(chain, colour.double()[:, None, None].expand(-1, *size))
-    frequencies, multiplicity = operators[0].half_plane
-    product: Tensor | None = None
-    actual = torch.zeros(len(frequencies), dtype=torch.float64)
-    for operator, slope in zip(operators, jacobian.slopes, strict=True):
-        blocks = torch.stack([torch.block_diag(*groups) for groups in operator.blocks(frequencies)])
-        actual += blocks.abs().square().sum((1, 2))
-        product = slope[0, :, 0, 0, None] * (blocks if product is None else blocks @ product)
-    assert product is not None
-    values = torch.linalg.svdvals(product)
-    values = torch.where(values > CUT * values.max(), values, 0.0)
-    depth = len(operators)
-    return BoundByFrequency(actual, depth * values.pow(2 / depth).sum(1), frequencies, multiplicity)
 
 
 def circular(step: Step) -> ConvOperator:

@@ -7,6 +7,11 @@ from dataclasses import replace
 from math import prod
 from statistics import fmean
 
+import torch
+
+from convscope.bottleneck.stationary import ntk_by_frequency, theorem_c
+from convscope.bottleneck.steps import Chain
+from convscope.bottleneck.wiring import plain_chain
 from convscope.papers.data import locate, mnist
 from convscope.papers.registry import Outcome, Row, Setup
 from convscope.papers.wen2024_measures import Measured
@@ -38,6 +43,10 @@ FIXED = Recipe(depth=8, width=8, steps=2500, penalty=0.0)
 _LEAST = 9  # of the inner layers of 12 that are to be alike
 _COUNTS = {0: "3", 1: "4", 2: "1"}  # of the paper, by degree
 _PENALTIES = {0.05: (64, 73.0), 0.2: (46, 46.7), 0.6: (23, 27.2)}  # rank, and N R / L, that were measured before
+_TRACES = {4: 1930 / 4, 8: 6513 / 8, 12: 8402 / 12}  # of the neural tangent kernel, by number of layers
+_IMAGES = 3  # at which layers are compared with partial isometries
+_SIGNS = 16  # random directions from which a trace is estimated
+_DENSE = 2**12  # values of a representation, up to which operators are formed densely
 _EAGER = Recipe(depth=DEEP, width=8, steps=3000, penalty=0.8, tau=0.8)
 
 
@@ -56,6 +65,8 @@ def digit_autoencoder(setup: Setup) -> Outcome:
     plan = {"autoencoder": (task, seeded(recipe, size, size.seeds if place is None else min(size.seeds, 2)))}
     several = runs(setup, plan)["autoencoder"]
     rows = [*_plateau(several), bounded(several, "autoencoder"), balanced(several, "autoencoder")]
+    if task.images[0].numel() * recipe.width <= _DENSE:
+        rows.append(_isometries(several))
     rows += [_counted(several, degree, place is not None) for degree in _COUNTS]
     return Outcome(tuple(rows), settings(plan) | {"images": task.name}, tables({"autoencoder": several}))
 
@@ -110,6 +121,55 @@ def _ranges(found: Measured, layers: list[int]) -> str:
         "gap": [capped(r.gap) for r in ranks],
     }
     return ", ".join(f"{name} {min(values):.3g} to {max(values):.3g}" for name, values in parts.items())
+
+
+def _isometries(several: list[Run]) -> Row:
+    found = [[theorem_c(_chain(r), image) for image in r.task.images[:_IMAGES]] for r in several]
+    return row(
+        "distances of all layers from partial isometries over what their norm allows (theorem C), the largest of "
+        f"{_IMAGES} images",
+        "at most 1 (theory); reference 0.81",
+        (0.0, 1.0),
+        (max(one.found / one.allowed for one in images) for images in found),
+        note=f"allowed {', '.join(f'{images[0].allowed:.3g}' for images in found)}",
+    )
+
+
+def _gradients(several: list[Run], name: str) -> list[Row]:
+    """Returns the rows on the trace of the neural tangent kernel and on the frequencies that it comes from."""
+    traces, kept = [], []
+    for r in several:
+        image, split = r.task.images[0], []
+        signs = 2.0 * torch.randint(2, (_SIGNS, *image.shape), generator=torch.Generator().manual_seed(0)) - 1
+        for step, rank in zip(_chain(r).steps, r.measured.ranks, strict=True):
+            found = ntk_by_frequency(_chain(r), step.name, image, signs)
+            inside = found.contribution[rank.profile > 0].sum()
+            split.append((found.total / _SIGNS, float(inside) / _SIGNS))
+        traces.append(sum(total for total, _ in split))
+        kept.append(fmean(inside / total for total, inside in split[1:-1]))
+    frequencies = fmean(float((rank.profile > 0).double().mean()) for r in several for rank in r.measured.ranks[1:-1])
+    return [
+        row(
+            f"{name}: trace of the neural tangent kernel over number of layers, one image",
+            "bounded in depth where the training was stable at a large learning rate (theory); "
+            f"reference {_TRACES[len(several[0].measured.ranks)]:,.0f}",
+            None,
+            (trace / len(several[0].measured.ranks) for trace in traces),
+        ),
+        row(
+            f"{name}: share of the kernel's trace that comes from frequencies kept, inner layers",
+            "1 (theory)",
+            None,
+            kept,
+            {"share of frequencies kept": frequencies},
+        ),
+    ]
+
+
+def _chain(run: Run) -> Chain:
+    found = plain_chain(run.measured.network, run.task.images[:1])
+    assert isinstance(found, Chain)
+    return found
 
 
 def _counted(several: list[Run], degree: int, own: bool) -> Row:
@@ -174,6 +234,8 @@ def depth(setup: Setup) -> Outcome:
                 (r.measured.per_layer for r in several),
             ),
         ]
+    for name in by_depth:
+        rows += _gradients(found[name], name)
     shallow, deep = min(LOW_PASS), max(LOW_PASS)
     ends = zip(found[f"low-pass, {shallow} layers"], found[f"low-pass, {deep} layers"], strict=True)
     rows.append(

@@ -155,7 +155,7 @@ def _rows(name: str, found: BottleneckResult) -> list[Row]:
 
 def _line(row: LayerKept) -> dict[str, Any]:
     line: dict[str, Any] = {"convolution": row.layer, "filters": "x".join(map(str, row.shape))}
-    for key in ("rank", "frequencies", "cbn_share", "align", "leak"):
+    for key in ("rank", "frequencies", "grid", "cbn_share", "align", "leak"):
         number = row.numbers.get(key)
         line[key] = None if number is None else finite(number.value)
         if number is not None and number.chance is not None:
@@ -169,6 +169,7 @@ def _settings(size: Size) -> dict[str, str]:
         "rank": "real dimensions (frequency and direction among channels) that hold 99 % of the variance of a "
         "convolution's output from image to image, batch norm folded in; chance: the untrained twin, one draw",
         "frequencies": "those that hold 99 % of the variance, conjugate pairs counted once",
+        "grid": "pixels along one side that hold the frequencies of 99 % of the variance",
         "cbn_share, align": "of the singular values, batch norm folded in: share on the upper of two levels, and "
         "squared cosine with exactly two levels; chance: Gaussian kernels",
         "leak": "share of the zero-padded operator that no circulant holds",
