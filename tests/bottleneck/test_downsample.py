@@ -10,13 +10,9 @@ from oracles import bottleneck_factored as oracle
 from torch import nn
 
 from convscope.bottleneck.downsample import advised_grid, coarser, downsampled, resampled, smallest_grid
-from convscope.bottleneck.rank import cbn_rank
 from convscope.bottleneck.singular import frequency_singular_values
 from convscope.core.errors import ConvscopeError
 from convscope.core.fourier import pairs, signed_frequencies
-from convscope.papers.registry import Setup
-from convscope.papers.wen2024_networks import trained
-from convscope.papers.wen2024_tasks import LOW_PASS, low_pass
 
 
 @settings(max_examples=25, deadline=None)
@@ -103,29 +99,3 @@ def test_what_cannot_be_downsampled():
         downsampled(pooled, ["0", "2"], (8, 8), (4, 4))
     with pytest.raises(ConvscopeError, match="Conv2d"):
         downsampled(nn.Sequential(nn.Conv2d(1, 1, 3, padding=1)), ["0"], (8, 8), (4, 4))
-
-
-@pytest.mark.slow
-def test_a_trained_bottleneck_runs_on_a_quarter_of_the_pixels():
-    """Exact but for images of which a unit is cut off at 0 inside: that makes frequencies that the small grid folds."""
-    task = low_pass(128)
-    module, x = trained(Setup(progress=False), [(task, LOW_PASS[6])])[0].network.double(), task.images.double()
-    inside = ["2", "4", "6"]
-    kept = []
-    for name in inside:
-        found = frequency_singular_values(module[int(name)], 8)
-        rank = cbn_rank(found.values, found.multiplicity, module[int(name)].weight.shape)
-        kept.append(found.frequencies[rank.profile > 0])
-    assert smallest_grid(torch.cat(kept), (8, 8)) == (3, 3)
-    small = downsampled(module, inside, (8, 8), (4, 4))
-    before, after = module(x).detach(), small(x).detach()
-    error = (after - before).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1)
-    assert error.median() < 1e-12
-    assert (error < 1e-4).double().mean() > 0.75
-    assert (after - before).norm() < 2e-3 * before.norm()
-    for name in inside:
-        (fine,), (coarse,) = (
-            [m for m in part[int(name)].modules() if isinstance(m, nn.Conv2d)] for part in (module, small)
-        )
-        ratio = coarse.weight.detach().square().sum() / fine.weight.detach().square().sum()
-        assert float(ratio) == pytest.approx(4, abs=1e-3)

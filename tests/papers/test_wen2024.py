@@ -6,16 +6,22 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from convscope.bottleneck.latents import latents_of
 from convscope.core.errors import ConvscopeError
+from convscope.core.network import Network
 from convscope.papers import record, table, wen2024_networks
+from convscope.papers import wen2024_parts as parts
 from convscope.papers import wen2024_runs as runs
+from convscope.papers import wen2024_sampling as sampling
 from convscope.papers import wen2024_tasks as tasks
 from convscope.papers.data import mnist
 from convscope.papers.registry import SCALES, Row, Setup, chosen
 from convscope.papers.wen2024_controls import classifier
 from convscope.papers.wen2024_measures import measure
+from convscope.training.networks import CifarResNet, resnet20
 
 TINY = runs.Size(0.003, 1, 16, 7)
 
@@ -23,7 +29,7 @@ TINY = runs.Size(0.003, 1, 16, 7)
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setattr(runs, "SIZES", dict.fromkeys(SCALES, TINY))
-    for name in ("known", "digits", "controls"):
+    for name in ("known", "digits", "controls", "sampling"):
         monkeypatch.setattr(f"convscope.papers.wen2024_{name}.SIZES", dict.fromkeys(SCALES, TINY))
     monkeypatch.setattr(wen2024_networks, "_memory", {})
 
@@ -161,13 +167,73 @@ def test_recipes_differ_by_their_seed_alone():
     assert len({wen2024_networks.begin(tasks.mean(2), recipe)(torch.ones(1, 1, 8, 8)).sum() for recipe in found}) == 3
 
 
-NAMES = ("known-rank", "digit-autoencoder", "shape-and-pattern", "moving-bump", "classifier", "depth", "controls")
+def test_inner_layers_on_as_few_pixels_as_they_need():
+    images = 1 + torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    for frequency, side in (((0, 0), 1), ((1, 0), 3), ((0, 2), 5), ((4, 4), 8)):
+        network = projection(frequency).double()
+        trained = wen2024_networks.Trained(tasks.MEAN, network, None, None)
+        run = runs.Run(tasks.Task("", images, images), trained, measure(network, images))
+        assert sampling.inner(run) == ["2", "4"]
+        assert sampling.smallest_side(run) == side
+        if side < 8:
+            enough = sampling.on_fewer_pixels(run, (side, side))
+            assert max(enough.median, enough.error) < 1e-6
+            assert enough.same == 1
+            assert enough.growth == pytest.approx(64 / side**2)
+        if side > 1:
+            too_few = sampling.on_fewer_pixels(run, (side - 1, side - 1))
+            assert min(too_few.median, too_few.error) > 1e-3
+            assert too_few.same < 0.5
+
+
+def test_blocks_whose_gates_never_change_are_linear_maps():
+    torch.manual_seed(0)
+    module = CifarResNet(2, width=4).eval()
+    blocks = parts.identity_blocks(module)
+    assert blocks == {
+        "layer1.0": "bn1", "layer1.1": "layer1.0", "layer2.1": "layer2.0", "layer3.1": "layer3.0"
+    }  # fmt: skip
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Conv2d) and name != "conv1":  # no map is read beyond its border
+            layer.weight.data *= 5 * torch.eye(3)[1][:, None] * torch.eye(3)[1]
+        elif isinstance(layer, nn.BatchNorm2d):
+            layer.bias.data += 100
+    network, images = Network("open", module), torch.rand(40, 3, 16, 16)
+    layers = parts.convolutions(network, images[:1])
+    for block, before in blocks.items():
+        found = parts.of_block(network, layers, block, before, images[:20], images[20:])
+        assert found.explained["gates at their mean rates"] == pytest.approx(1, abs=1e-4)
+        assert found.explained["identity alone"] < 0.99
+        assert 0 <= found.near["branch alone"] <= found.near["gates at their mean rates"] <= 1
+    # The head only sees the mean over positions.
+    pairs = parts.strongest_pairs(network, layers["layer3.1.conv2"], images[:20])
+    pairs = pairs[(pairs.frequencies == 0).all(1)][:2]
+    latents = latents_of(network, "layer3.1.conv2", images[20:], pairs)
+    for correlation, ratio in parts.answers(network, "layer3.1.conv2", images[20:], latents):
+        assert (correlation, ratio) == pytest.approx((1, 1), abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Stand-ins for a published network and the images that it is tested on."""
+    path = tmp_path_factory.mktemp("published")
+    torch.manual_seed(0)
+    save_file(resnet20().state_dict(), path / "resnet20_cifar10.safetensors")
+    images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+    np.savez(path / "cifar10_test.npz", x_test=images, y_test=np.arange(16) % 10)
+    return {"weights": path, "cifar10": path}
+
+
+NAMES = (
+    *("known-rank", "digit-autoencoder", "shape-and-pattern", "moving-bump", "classifier", "depth", "controls"),
+    *("down-sampling", "interpretation"),
+)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_every_experiment_runs_and_survives_its_file(name, tiny, tmp_path):
-    setup = Setup("smoke", {}, tmp_path / "cache", progress=False)
+def test_every_experiment_runs_and_survives_its_file(name, tiny, published, tmp_path):
+    setup = Setup("smoke", published, tmp_path / "cache", progress=False)
     ((experiment, result),) = record.run_all(chosen([f"wen2024/{name}"]), setup, "convscope papers NAME")
     assert result["status"] == record.DONE
     assert set(experiment.costs) == set(SCALES)

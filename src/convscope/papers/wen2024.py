@@ -6,7 +6,9 @@ from convscope.papers.registry import Experiment
 from convscope.papers.wen2024_controls import classification, controls
 from convscope.papers.wen2024_digits import depth, digit_autoencoder
 from convscope.papers.wen2024_known import bump, known_rank, shape_and_pattern
+from convscope.papers.wen2024_parts import interpretation
 from convscope.papers.wen2024_pretrained import compression, pretrained
+from convscope.papers.wen2024_sampling import down_sampling
 
 TITLE = (
     "Wen & Jacot, “Which Frequencies do CNNs Need? Emergent Bottleneck Structure in Feature Learning” (ICML 2024, "
@@ -20,6 +22,7 @@ _UNREAD = (
 )
 _COST = f"Abstract: the parameter norm of a function “scales as depth times the CBN rank”. {_UNREAD}"
 _KEPT = f"Abstract: the middle is “supported only along a few frequencies and channels”. {_UNREAD}"
+_SAMPLED = f"Abstract: the structure “motivates the common practice of down-sampling”. {_UNREAD}"
 _TASKS = f"Experiments on four tasks “with different depths and ridge parameters”. {_UNREAD}"
 
 EXPERIMENTS = (
@@ -89,6 +92,15 @@ EXPERIMENTS = (
     ),
     Experiment(
         "wen2024",
+        "down-sampling",
+        "Can the layers inside a bottleneck run on fewer pixels?",
+        _SAMPLED,
+        (),
+        {"smoke": "seconds", "cpu": "4 to 8 minutes on two cores", "paper": "an hour on two cores"},
+        down_sampling,
+    ),
+    Experiment(
+        "wen2024",
         "pretrained",
         "Which frequencies and channels do published networks keep, in their weights and in their activations?",
         _KEPT,
@@ -98,9 +110,18 @@ EXPERIMENTS = (
     ),
     Experiment(
         "wen2024",
+        "interpretation",
+        "How well do linear maps and kept directions describe a residual network?",
+        _KEPT,
+        ("weights", "cifar10"),
+        {"smoke": "seconds", "cpu": "3 to 5 minutes on two cores", "paper": "an hour on two cores"},
+        interpretation,
+    ),
+    Experiment(
+        "wen2024",
         "compression",
         "How much of published networks can be left out within a tolerance of 0.01?",
-        f"Abstract: the structure “motivates the common practice of down-sampling”. {_UNREAD}",
+        _SAMPLED,
         ("weights", "cifar10", "imagenet"),
         {"smoke": "seconds", "cpu": "5 to 10 minutes on two cores", "paper": "ten minutes on two cores"},
         compression,
