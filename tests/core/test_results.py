@@ -17,6 +17,7 @@ from convscope.core.results import (
     register,
     result_from_json,
 )
+from convscope.page import checks
 
 
 @pytest.mark.parametrize(
@@ -121,4 +122,4 @@ def test_coverage_survives_json():
     coverage = Coverage(
         images=10, expected=None, complete=False, unreadable=(Skip("a", "b"),), seconds={"reading": 0.5}, notes=("x",)
     )
-    assert Coverage.from_json(json.loads(json.dumps(coverage.to_json(), allow_nan=False))) == coverage
+    assert checks.coverage(json.loads(json.dumps(coverage.to_json(), allow_nan=False))) == coverage

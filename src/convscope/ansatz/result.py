@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from convscope.core.plain import array_of, fact_of, reading, rounded_lists, text_of
-from convscope.core.png import bytes_from_png, png_from_bytes
+from convscope.core.plain import array_of, facts_from_json, facts_to_json, reading, rounded_lists, text_of
+from convscope.core.png import pictures_from_json, pictures_to_json
 from convscope.core.results import (
     Definition,
     Finding,
@@ -18,12 +18,13 @@ from convscope.core.results import (
     Skip,
     columns_of,
     conv_shape,
-    finite,
     number_from_json,
     number_to_json,
     numbers_from_json,
     numbers_to_json,
     register,
+    skips_from_json,
+    skips_to_json,
 )
 
 if TYPE_CHECKING:
@@ -175,21 +176,19 @@ class AnsatzResult:
                 for row in self.rows
             ],
             "numbers": numbers_to_json(self.numbers),
-            "facts": {k: finite(v) if isinstance(v, float) else v for k, v in self.facts.items()},
+            "facts": facts_to_json(self.facts),
             "pictures": {
                 layer: {name: rounded_lists(getattr(p, name)) for name in _ARRAYS}
                 | {"part": p.part, "channels": list(p.channels)}
                 for layer, p in self.pictures.items()
             },
-            "views": {
-                "shape": list(self.views.shape), "png": png_from_bytes(self.views), "layers": list(self.view_layers)
-            },
+            "views": {**pictures_to_json(self.views), "layers": list(self.view_layers)},
             "classes": [
                 {"name": name, "share": number_to_json(n)}
                 for name, n in zip(self.classes, self.class_numbers, strict=True)
             ],
             "class_patches": rounded_lists(self.class_patches),
-            "skipped": [[s.what, s.reason] for s in self.skipped],
+            "skipped": skips_to_json(self.skipped),
         }  # fmt: skip
 
     @classmethod
@@ -229,8 +228,6 @@ def _flat(row: LayerAlignment) -> dict[str, Any]:
 
 
 def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
-    views = data["views"]
-    m, h, w, c = (int(side) for side in views["shape"])
     patches = data["class_patches"]
     return {
         "rows": tuple(
@@ -244,7 +241,7 @@ def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
             for row in data["rows"]
         ),
         "numbers": numbers_from_json(data["numbers"]),
-        "facts": {text_of(k): fact_of(v) for k, v in data["facts"].items()},
+        "facts": facts_from_json(data["facts"]),
         "pictures": {
             text_of(layer): LayerPictures(
                 **{name: array_of(p[name], ndim) for name, ndim in _ARRAYS.items()},
@@ -253,10 +250,10 @@ def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
             )
             for layer, p in data["pictures"].items()
         },
-        "views": bytes_from_png(text_of(views["png"]), (m, h, w, c)),
-        "view_layers": tuple(text_of(name) for name in views["layers"]),
+        "views": pictures_from_json(data["views"]),
+        "view_layers": tuple(text_of(name) for name in data["views"]["layers"]),
         "classes": tuple(text_of(c["name"]) for c in data["classes"]),
         "class_numbers": tuple(number_from_json(c["share"]) for c in data["classes"]),
         "class_patches": array_of(patches, 4) if patches else np.empty((0, 1, 1, 1)),
-        "skipped": tuple(Skip(text_of(what), text_of(reason)) for what, reason in data["skipped"]),
+        "skipped": skips_from_json(data["skipped"]),
     }

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from convscope.bottleneck.shown import Decoded, KeptPair, LayerKept, LayerMaps, no_pictures
-from convscope.core.plain import array_of, fact_of, reading, rounded_lists, text_of
-from convscope.core.png import bytes_from_png, png_from_bytes
+from convscope.core.plain import array_of, facts_from_json, facts_to_json, reading, rounded_lists, text_of
+from convscope.core.png import pictures_from_json, pictures_to_json
 from convscope.core.results import (
     Definition,
     Finding,
@@ -19,10 +19,11 @@ from convscope.core.results import (
     Skip,
     columns_of,
     conv_shape,
-    finite,
     numbers_from_json,
     numbers_to_json,
     register,
+    skips_from_json,
+    skips_to_json,
 )
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class BottleneckResult:
                 for row in self.rows
             ],
             "numbers": numbers_to_json(self.numbers),
-            "facts": {k: finite(v) if isinstance(v, float) else v for k, v in self.facts.items()},
+            "facts": facts_to_json(self.facts),
             "maps": {
                 layer: {name: rounded_lists(getattr(shown, name)) for name in MAPS}
                 for layer, shown in self.maps.items()
@@ -159,13 +160,13 @@ class BottleneckResult:
                 }
                 for pair in self.pairs
             ],
-            "patterns": _stored(self.patterns),
+            "patterns": pictures_to_json(self.patterns),
             "decoded": {
                 "outputs": list(self.decoded.outputs),
                 "answers": rounded_lists(self.decoded.answers),
-                "pictures": _stored(self.decoded.pictures),
+                "pictures": pictures_to_json(self.decoded.pictures),
             },
-            "skipped": [[s.what, s.reason] for s in self.skipped],
+            "skipped": skips_to_json(self.skipped),
         }
 
     @classmethod
@@ -232,7 +233,7 @@ def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
             for row in data["rows"]
         ),
         "numbers": numbers_from_json(data["numbers"]),
-        "facts": {text_of(k): fact_of(v) for k, v in data["facts"].items()},
+        "facts": facts_from_json(data["facts"]),
         "maps": {
             text_of(layer): LayerMaps(**{name: _map_of(shown[name]) for name in MAPS})
             for layer, shown in data["maps"].items()
@@ -246,23 +247,14 @@ def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
             )
             for pair in data["pairs"]
         ),
-        "patterns": _loaded(data["patterns"]),
+        "patterns": pictures_from_json(data["patterns"]),
         "decoded": Decoded(
             tuple(int(n) for n in data["decoded"]["outputs"]),
             _map_of(data["decoded"]["answers"]),
-            _loaded(data["decoded"]["pictures"]),
+            pictures_from_json(data["decoded"]["pictures"]),
         ),
-        "skipped": tuple(Skip(text_of(what), text_of(reason)) for what, reason in data["skipped"]),
+        "skipped": skips_from_json(data["skipped"]),
     }
-
-
-def _stored(pictures: np.ndarray) -> dict[str, Any]:
-    return {"shape": list(pictures.shape), "png": png_from_bytes(pictures)}
-
-
-def _loaded(data: Mapping[str, Any]) -> np.ndarray:
-    m, h, w, c = (int(side) for side in data["shape"])
-    return bytes_from_png(text_of(data["png"]), (m, h, w, c))
 
 
 def _map_of(values: Any) -> np.ndarray:

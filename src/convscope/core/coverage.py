@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from convscope.core.results import Skip
+from convscope.core.results import Skip, skips_to_json
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,7 @@ class Coverage:
         """Returns plain JSON values."""
         return {
             **self.__dict__,
-            "unreadable": [[s.what, s.reason] for s in self.unreadable],
+            "unreadable": skips_to_json(self.unreadable),
             "seconds": dict(self.seconds),
             "notes": list(self.notes),
         }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Coverage:
-        """Returns the coverage that ``to_json`` described."""
-        unreadable = tuple(Skip(what, reason) for what, reason in data["unreadable"])
-        return cls(**{**data, "unreadable": unreadable, "notes": tuple(data["notes"])})

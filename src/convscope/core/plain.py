@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import math
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -93,3 +94,13 @@ def fact_of(value: Any) -> str | bool | float:
     if not isinstance(value, str | bool | int | float):
         raise TypeError(f"expected text or a number, got {type(value).__name__}")
     return value
+
+
+def facts_to_json(facts: Mapping[str, str | bool | float]) -> dict[str, Any]:
+    """Returns facts as plain JSON values; NaN and infinities become None."""
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in facts.items()}
+
+
+def facts_from_json(data: Mapping[str, Any]) -> dict[str, str | bool | float]:
+    """Returns the facts that ``facts_to_json`` described; errors as ``fact_of``."""
+    return {text_of(name): fact_of(value) for name, value in data.items()}

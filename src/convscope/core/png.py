@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from convscope.core.errors import ConvscopeError
+from convscope.core.plain import text_of
 
 _MOST_PIXELS = 2**24
 
@@ -49,6 +52,24 @@ def bytes_from_png(text: str, shape: tuple[int, int, int, int]) -> NDArray[np.ui
         raise
     except Exception as error:  # Pillow has a kind of error for each kind of damage
         raise ConvscopeError("not a usable report: the strip of images is no PNG (truncated?)") from error
+
+
+def pictures_to_json(images: NDArray[np.uint8]) -> dict[str, Any]:
+    """Returns images [m, h, w, 3] as plain JSON values, exactly."""
+    return {"shape": list(images.shape), "png": png_from_bytes(images)}
+
+
+def pictures_from_json(data: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """Returns the images that ``pictures_to_json`` described.
+
+    Raises:
+        KeyError: when a field is missing.
+        TypeError: when a field is of the wrong kind.
+        ValueError: when the shape has not four sides.
+        ConvscopeError: when the text holds no such images.
+    """
+    m, h, w, channels = (int(side) for side in data["shape"])
+    return bytes_from_png(text_of(data["png"]), (m, h, w, channels))
 
 
 def encoded(image: Image.Image) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 from convscope.core.errors import ConvscopeError
+from convscope.core.plain import text_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -237,6 +238,21 @@ def numbers_to_json(numbers: Mapping[str, Number]) -> dict[str, Any]:
 def numbers_from_json(data: Mapping[str, Any]) -> dict[str, Number]:
     """Returns the Numbers that ``numbers_to_json`` described; errors as ``number_from_json``."""
     return {str(name): number_from_json(number) for name, number in data.items()}
+
+
+def skips_to_json(skips: Iterable[Skip]) -> list[list[str]]:
+    """Returns what was skipped, and why, as plain JSON values."""
+    return [[skip.what, skip.reason] for skip in skips]
+
+
+def skips_from_json(data: Iterable[Any]) -> tuple[Skip, ...]:
+    """Returns what ``skips_to_json`` described.
+
+    Raises:
+        TypeError: when a field is no text.
+        ValueError: when an entry has not two of them.
+    """
+    return tuple(Skip(text_of(what), text_of(reason)) for what, reason in data)
 
 
 def columns_of(numbers: Mapping[str, Number]) -> dict[str, float]:

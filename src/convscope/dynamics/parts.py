@@ -8,10 +8,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from convscope.core.plain import array_of, fact_of, rounded_lists, text_of
+from convscope.core.plain import array_of, facts_from_json, facts_to_json, rounded_lists, text_of
 from convscope.core.results import (
     Number,
-    finite,
     number_from_json,
     number_to_json,
     numbers_from_json,
@@ -46,7 +45,7 @@ class Trained:
         return {
             "numbers": numbers_to_json(self.numbers),
             "modes": [numbers_to_json(mode) for mode in self.modes],
-            "facts": {k: finite(v) if isinstance(v, float) else v for k, v in self.facts.items()},
+            "facts": facts_to_json(self.facts),
             "curves": {name: rounded_lists(array) for name, array in self.curves.items()},
         }
 
@@ -60,7 +59,7 @@ class Trained:
         found = cls(
             numbers_from_json(data["numbers"]),
             tuple(map(numbers_from_json, data["modes"])),
-            {text_of(k): fact_of(v) for k, v in data["facts"].items()},
+            facts_from_json(data["facts"]),
             {name: array_of(values, CURVES[name]) for name, values in data["curves"].items()},
         )
         curves = found.curves
@@ -114,7 +113,7 @@ class FrequencyUse:
             numbers_from_json(data["numbers"]),
             tuple(int(n) for n in data["counts"]),
             {text_of(name): tuple(map(number_from_json, curve)) for name, curve in data["kept"].items()},
-            {text_of(k): fact_of(v) for k, v in data["facts"].items()},
+            facts_from_json(data["facts"]),
         )
         if not found.counts or any(len(curve) != len(found.counts) for curve in found.kept.values()):
             raise ValueError("its filtered images do not fit their counts")

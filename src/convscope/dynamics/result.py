@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from convscope.core.plain import array_of, fact_of, reading, rounded_lists, text_of
+from convscope.core.plain import array_of, facts_from_json, facts_to_json, reading, rounded_lists, text_of
 from convscope.core.results import (
     Definition,
     Finding,
@@ -16,10 +16,11 @@ from convscope.core.results import (
     Number,
     Skip,
     columns_of,
-    finite,
     numbers_from_json,
     numbers_to_json,
     register,
+    skips_from_json,
+    skips_to_json,
 )
 from convscope.dynamics.parts import FrequencyUse, Trained
 
@@ -149,13 +150,13 @@ class DynamicsResult:
                 for mode in self.modes
             ],
             "numbers": numbers_to_json(self.numbers),
-            "facts": {k: finite(v) if isinstance(v, float) else v for k, v in self.facts.items()},
+            "facts": facts_to_json(self.facts),
             "classes": list(self.classes),
             "counts": list(self.counts),
             "shown": {name: rounded_lists(array) for name, array in self.shown.items()},
             "trained": None if self.trained is None else self.trained.to_json(),
             "use": None if self.use is None else self.use.to_json(),
-            "skipped": [[s.what, s.reason] for s in self.skipped],
+            "skipped": skips_to_json(self.skipped),
         }
 
     @classmethod
@@ -221,11 +222,11 @@ def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
             for mode in data["modes"]
         ),
         "numbers": numbers_from_json(data["numbers"]),
-        "facts": {text_of(k): fact_of(v) for k, v in data["facts"].items()},
+        "facts": facts_from_json(data["facts"]),
         "classes": tuple(map(text_of, data["classes"])),
         "counts": tuple(int(n) for n in data["counts"]),
         "shown": {name: array_of(values, SHOWN[name]) for name, values in data["shown"].items()},
         "trained": None if data["trained"] is None else Trained.of(data["trained"]),
         "use": None if data["use"] is None else FrequencyUse.of(data["use"]),
-        "skipped": tuple(Skip(text_of(what), text_of(reason)) for what, reason in data["skipped"]),
+        "skipped": skips_from_json(data["skipped"]),
     }

@@ -26,6 +26,8 @@ from convscope.core.results import (
     number_from_json,
     number_to_json,
     register,
+    skips_from_json,
+    skips_to_json,
 )
 from convscope.core.taps import ConvCall
 from convscope.firstlayer.consistency import Consistency, consistency_matrix
@@ -185,7 +187,7 @@ class ComparisonResult:
             **{name: [finite_list(row) for row in table.tolist()] for name, table in tables.items()},
             "chance": number_to_json(Number(self.chance)),
             "notes": list(self.notes),
-            "skipped": [[s.what, s.reason] for s in self.skipped],
+            "skipped": skips_to_json(self.skipped),
         }
 
     @classmethod
@@ -199,7 +201,7 @@ class ComparisonResult:
             names = tuple(str(name) for name in data["names"])
             tables = {key: _of_pairs(data[key], len(names)) for key in ("matrix", "log_matrix", "spread")}
             chance = number_from_json(data["chance"]).value
-            skipped = tuple(Skip(str(what), str(reason)) for what, reason in data["skipped"])
+            skipped = skips_from_json(data["skipped"])
             return cls(names, **tables, chance=chance, notes=tuple(map(str, data["notes"])), skipped=skipped)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from convscope.core.plain import array_of, fact_of, reading, rounded_lists, text_of
+from convscope.core.plain import array_of, facts_from_json, facts_to_json, reading, rounded_lists, text_of
 from convscope.core.results import (
     Definition,
     Finding,
@@ -17,11 +17,12 @@ from convscope.core.results import (
     Number,
     Skip,
     conv_shape,
-    finite,
     finite_list,
     numbers_from_json,
     numbers_to_json,
     register,
+    skips_from_json,
+    skips_to_json,
 )
 
 if TYPE_CHECKING:
@@ -79,9 +80,9 @@ class PatchResult(ABC):
             "layer": self.layer,
             "numbers": numbers_to_json(self.numbers),
             "curves": {name: finite_list(curve.tolist()) for name, curve in self.curves.items()},
-            "facts": {k: finite(v) if isinstance(v, float) else v for k, v in self.facts.items()},
+            "facts": facts_to_json(self.facts),
             "patches": rounded_lists(self.patches),
-            "skipped": [[s.what, s.reason] for s in self.skipped],
+            "skipped": skips_to_json(self.skipped),
         }
 
     @classmethod
@@ -102,9 +103,9 @@ class PatchResult(ABC):
             "layer": text_of(data["layer"]),
             "numbers": numbers_from_json(data["numbers"]),
             "curves": {text_of(name): array_of(curve, 1) for name, curve in data["curves"].items()},
-            "facts": {text_of(k): fact_of(v) for k, v in data["facts"].items()},
+            "facts": facts_from_json(data["facts"]),
             "patches": array_of(data["patches"], 4),
-            "skipped": tuple(Skip(text_of(what), text_of(reason)) for what, reason in data["skipped"]),
+            "skipped": skips_from_json(data["skipped"]),
         }
 
     def _check(self) -> None:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from convscope.core.coverage import Coverage
 from convscope.core.errors import ConvscopeError
-from convscope.core.png import bytes_from_png, png_from_bytes
-from convscope.core.results import Finding, Result, Skip, number_to_json, result_from_json
+from convscope.core.png import bytes_from_png, pictures_to_json
+from convscope.core.results import Finding, Result, Skip, number_to_json, result_from_json, skips_to_json
 from convscope.page import checks
 from convscope.page.theme import clean
 
@@ -61,10 +61,10 @@ class Head:
             "data": self.data,
             "classes": list(self.classes),
             "image_shape": list(self.image_shape),
-            "strip": {"shape": list(self.strip.shape), "png": png_from_bytes(self.strip)},
+            "strip": pictures_to_json(self.strip),
             "strip_note": self.strip_note,
             "notes": list(self.notes),
-            "skipped": [[s.what, s.reason] for s in self.skipped],
+            "skipped": skips_to_json(self.skipped),
         }
 
     @classmethod

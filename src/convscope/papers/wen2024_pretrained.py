@@ -100,7 +100,7 @@ def _snapshots(setup: Setup) -> list[tuple[int, str]]:
 
 
 def _saved(name: str, found: Compression) -> list[Row]:
-    verdict = f"refused: {found.refusal}" if found.refusal else f"{len(found.layers)} convolutions replaced"
+    verdict = f"refused: {found.refusal}" if found.refusal else f"{len(found.layers)} of the convolutions replaced"
     n = found.loss.images if found.loss is not None else 0
     shares = {
         "stored numbers": found.after.numbers / found.before.numbers,

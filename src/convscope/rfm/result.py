@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from convscope.core.plain import array_of, fact_of, reading, rounded_lists, text_of
-from convscope.core.png import bytes_from_png, png_from_bytes
+from convscope.core.plain import array_of, facts_from_json, facts_to_json, reading, rounded_lists, text_of
+from convscope.core.png import pictures_from_json, pictures_to_json
 from convscope.core.results import (
     Definition,
     Finding,
@@ -17,10 +17,11 @@ from convscope.core.results import (
     Number,
     Skip,
     columns_of,
-    finite,
     numbers_from_json,
     numbers_to_json,
     register,
+    skips_from_json,
+    skips_to_json,
 )
 
 if TYPE_CHECKING:
@@ -192,12 +193,10 @@ class RfmResult:
             ],
             "chosen": self.chosen,
             "numbers": numbers_to_json(self.numbers),
-            "facts": {k: finite(v) if isinstance(v, float) else v for k, v in self.facts.items()},
+            "facts": facts_to_json(self.facts),
             "cnn": {name: _plain_pictures(shown) for name, shown in self.cnn.items()},
-            "views": {
-                "shape": list(self.views.shape), "png": png_from_bytes(self.views), "names": list(self.view_names)
-            },
-            "skipped": [[s.what, s.reason] for s in self.skipped],
+            "views": {**pictures_to_json(self.views), "names": list(self.view_names)},
+            "skipped": skips_to_json(self.skipped),
         }  # fmt: skip
 
     @classmethod
@@ -240,17 +239,15 @@ def _plain_pictures(shown: MetricPictures) -> dict[str, Any]:
 
 
 def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
-    views = data["views"]
-    m, h, w, c = (int(side) for side in views["shape"])
     return {
         "stack": tuple(_layer(layer) for layer in data["stack"]),
         "chosen": int(data["chosen"]),
         "numbers": numbers_from_json(data["numbers"]),
-        "facts": {text_of(k): fact_of(v) for k, v in data["facts"].items()},
+        "facts": facts_from_json(data["facts"]),
         "cnn": {text_of(name): _pictures(shown) for name, shown in data["cnn"].items()},
-        "views": bytes_from_png(text_of(views["png"]), (m, h, w, c)),
-        "view_names": tuple(text_of(name) for name in views["names"]),
-        "skipped": tuple(Skip(text_of(what), text_of(reason)) for what, reason in data["skipped"]),
+        "views": pictures_from_json(data["views"]),
+        "view_names": tuple(text_of(name) for name in data["views"]["names"]),
+        "skipped": skips_from_json(data["skipped"]),
     }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from convscope.core.plain import array_of, fact_of, reading, rounded_lists, text_of
+from convscope.core.plain import array_of, facts_from_json, facts_to_json, reading, rounded_lists, text_of
 from convscope.core.results import (
     Definition,
     Finding,
@@ -21,6 +21,8 @@ from convscope.core.results import (
     numbers_from_json,
     numbers_to_json,
     register,
+    skips_from_json,
+    skips_to_json,
 )
 
 if TYPE_CHECKING:
@@ -173,7 +175,7 @@ class ShortcutsResult:
                 for s in self.suspects
             ],
             "numbers": numbers_to_json(self.numbers),
-            "facts": {k: finite(v) if isinstance(v, float) else v for k, v in self.facts.items()},
+            "facts": facts_to_json(self.facts),
             "classes": list(self.classes),
             "frequencies": self.frequencies.tolist(),
             "curves": {name: rounded_lists(values) for name, values in self.curves.items()},
@@ -181,7 +183,7 @@ class ShortcutsResult:
             "tables": {name: numbers_to_json(table) for name, table in self.tables.items()},
             "notes": list(self.notes),
             "unseen": list(self.unseen),
-            "skipped": [[s.what, s.reason] for s in self.skipped],
+            "skipped": skips_to_json(self.skipped),
         }
 
     @classmethod
@@ -242,7 +244,7 @@ def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "suspects": tuple(_suspect(s) for s in data["suspects"]),
         "numbers": numbers_from_json(data["numbers"]),
-        "facts": {text_of(k): fact_of(v) for k, v in data["facts"].items()},
+        "facts": facts_from_json(data["facts"]),
         "classes": tuple(text_of(name) for name in data["classes"]),
         "frequencies": np.array([_place(f) for f in frequencies], np.int64).reshape(-1, 2),
         "curves": {text_of(name): array_of(values, 1) for name, values in data["curves"].items()},
@@ -250,7 +252,7 @@ def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
         "tables": {text_of(name): numbers_from_json(table) for name, table in data["tables"].items()},
         "notes": tuple(text_of(note) for note in data["notes"]),
         "unseen": tuple(text_of(thing) for thing in data["unseen"]),
-        "skipped": tuple(Skip(text_of(what), text_of(reason)) for what, reason in data["skipped"]),
+        "skipped": skips_from_json(data["skipped"]),
     }
 
 
