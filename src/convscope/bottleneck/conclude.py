@@ -174,8 +174,6 @@ class Activations:
         """Returns one of the numbers of ``OF_SPECTRUM``, its jackknife error, and the untrained network's."""
         others = [values[key] for values in self.without]
         spread = jackknife(self.values[key], others, list(self.sizes))
-        if spread is not None and len(set(others)) == 1:
-            spread = 0.0  # a count that no fold changes, without the rounding errors of its mean
         chance = (self.chance[key],) * 2 if self.chance else None
         return Number(self.values[key], spread, chance, key, self.chance_name if chance else "")
 

@@ -180,14 +180,15 @@ class ActivationSpectrum:
         """Why the rank says as much about the number of images as about the layer; "" where nothing speaks for it.
 
         A rank grows with the number of images until there are many more than channels. It is said to be limited with
-        fewer than 4 images for each channel, and where about half of them give a rank that differs by more than 5 %.
+        fewer than 4 images for each channel, and where about half of them give a rank that differs by more than 5 %,
+        and by more than one pair of conjugate frequencies.
         """
         if self.n < ENOUGH * self.channels:
             return f"{self.n} images for {self.channels} channels are fewer than {ENOUGH} each"
         if self.half is None or isnan(whole := self.rank(RANK)):
             return ""
         half = self.half.rank(RANK)
-        if abs(whole - half) > CHANGE * whole:
+        if abs(whole - half) > max(CHANGE * whole, 2):
             return f"{self.half.n} of the images give a rank of {half}, all {self.n} one of {whole}"
         return ""
 

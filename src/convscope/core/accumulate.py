@@ -117,6 +117,8 @@ def jackknife(whole: float, without: list[float], sizes: list[float]) -> float |
     g = len(without)
     if g < 2:
         return None
+    if all(one == whole for one in without):
+        return 0.0  # a count that no group changes, without the rounding errors of its mean
     theta = torch.tensor(without, dtype=torch.float64)
     m = torch.tensor(sizes, dtype=torch.float64)
     h = m.sum() / m
