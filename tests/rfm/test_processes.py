@@ -39,7 +39,9 @@ def child(folder, case):
     processes.stop()
 
 
-@pytest.mark.parametrize(("world", "case"), [(2, "some"), (3, "some"), (2, "all"), (2, "memory")])
+@pytest.mark.parametrize(
+    ("world", "case"), [(2, "some"), (2, "all"), (2, "memory"), pytest.param(3, "some", marks=pytest.mark.slow)]
+)
 def test_processes_learn_together_what_one_learns_alone(tmp_path, world, case, monkeypatch):
     left_out, changes = CASES[case]
     monkeypatch.setattr(machine, "LEFT_OUT", left_out)
