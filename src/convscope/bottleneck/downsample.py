@@ -100,12 +100,13 @@ def advised_grid(variance: Tensor, frequencies: Tensor, size: Grid, share: float
     whole = float(variance.sum())
     if not whole > 0:
         return size
-    for side in range(1, max(size)):
-        grid = grid_of(side, size)
-        inside = (2 * frequencies.abs() < torch.tensor(grid)).all(1)
-        if float(variance[inside].sum()) >= share * whole * (1 - 1e-12):
-            return grid
-    return size
+    grids = [grid_of(side, size) for side in range(1, max(size) + 1)]
+    rows, columns = torch.tensor(grids).T.contiguous()
+    ky, kx = (2 * frequencies.abs()).T.contiguous()
+    # Of each frequency, the place of the first grid that holds it: the last one, too, where none does.
+    first = torch.maximum(torch.searchsorted(rows, ky, right=True), torch.searchsorted(columns, kx, right=True))
+    held = torch.bincount(first.clamp(max=len(grids) - 1), variance.double(), len(grids)).cumsum(0)
+    return grids[int((held >= share * whole * (1 - 1e-12)).nonzero()[0, 0])]
 
 
 def resampled(maps: Tensor, size: Grid) -> Tensor:

@@ -16,7 +16,7 @@ from convscope.bottleneck.conclude import DECIMALS, SHARE, Weights
 from convscope.bottleneck.interventions import changed_outputs, module_outputs
 from convscope.bottleneck.latents import Latents, latents_of
 from convscope.bottleneck.pairs import KeptPairs, activation_pairs, weight_pairs
-from convscope.bottleneck.patterns import decoder_pictures, forward_patterns
+from convscope.bottleneck.patterns import DecoderPictures, decoder_pictures, forward_patterns
 from convscope.bottleneck.shown import Decoded, KeptPair
 from convscope.core.batches import Batch
 from convscope.core.errors import ConvscopeError
@@ -90,12 +90,18 @@ def _decoded(network: Network, layer: str, images: Tensor, latents: Latents) -> 
     base = changed_outputs(network, layer, images, None)
     if base.ndim not in {2, 4}:
         return Decoded()
-    scales = (0.0,) if base.ndim == 2 else (0.0, 2.0)
-    found = [decoder_pictures(network, layer, images, latents, i, scales, base) for i in range(len(latents.pairs))]
+
+    def pictures(pair: int, *scales: float) -> DecoderPictures:
+        return decoder_pictures(network, layer, images, latents, pair, scales, base)
+
     if base.ndim == 2:
-        return _answers(torch.stack([one.size[0] for one in found]) / base.double().std(0, correction=0))
-    largest = latents.deviations.abs().argmax(0)
-    return Decoded(pictures=_pixels(torch.cat([one.change[:, i] for one, i in zip(found, largest, strict=True)])))
+        sizes = torch.stack([pictures(i, 0.0).size[0] for i in range(len(latents.pairs))])
+        return _answers(sizes / base.double().std(0, correction=0))
+    largest = latents.deviations.abs().argmax(0).tolist()
+    # Copies, so that the other images' changes can go.
+    return Decoded(
+        pictures=_pixels(torch.cat([pictures(i, 0.0, 2.0).change[:, n].clone() for i, n in enumerate(largest)]))
+    )
 
 
 def _answers(share: Tensor) -> Decoded:
