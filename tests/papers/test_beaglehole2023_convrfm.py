@@ -161,8 +161,8 @@ def test_missing_data_are_named(tmp_path, monkeypatch, data):
     results = record.run_all(chosen(["beaglehole2023/convrfm-fashion"]), setup(), "convscope papers NAME")
     ((_, missing),) = results
     assert missing["status"] == record.MISSING
-    assert "--data fashion-mnist=PATH" in missing["wanted"][0]
-    assert "train-images-idx3-ubyte" in missing["wanted"][0]
+    assert "--data fashion-mnist=PATH" in missing["why"][0]
+    assert "train-images-idx3-ubyte" in missing["why"][0]
     with pytest.raises(ConvscopeError, match="holds no train images of Fashion-MNIST; expected a folder"):
         fashion_mnist(tmp_path, 5)
     idx(tmp_path / "train-images-idx3-ubyte", np.zeros((3, 28, 28)))

@@ -1,8 +1,10 @@
 """The papers' experiments on a tiny stand-in for CIFAR-10: they run, are kept, and are printed honestly."""
 
 import json
+import threading
 from dataclasses import replace
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -16,9 +18,9 @@ from convscope.core.errors import ConvscopeError
 from convscope.core.geometry import ConvGeometry
 from convscope.core.results import Number
 from convscope.firstlayer.heldout import scale_patches
-from convscope.papers import laboratory, record, table
+from convscope.papers import laboratory, record, registry, table
 from convscope.papers.data import cifar10, image_file, locate
-from convscope.papers.registry import SCALES, Row, Setup, chosen, experiments
+from convscope.papers.registry import SCALES, Experiment, Outcome, Row, Setup, chosen, experiments
 from convscope.papers.trained import Recipe, ScaledPatches, Trainer
 
 
@@ -191,7 +193,7 @@ def test_missing_data_is_a_row_and_replaces_nothing(tmp_path, monkeypatch):
     monkeypatch.delenv("CONVSCOPE_DATA", raising=False)
     ((experiment, missing),) = record.run_all(chosen(["chowers2023/seeds"]), Setup("smoke"), "convscope papers NAME")
     assert missing["status"] == record.MISSING
-    assert "cifar10=PATH" in missing["wanted"][0]
+    assert "cifar10=PATH" in missing["why"][0]
     assert "not run (data missing)" in table.text(experiment.key, missing)
     assert "not run (data missing)" in table.markdown({experiment.key: missing}, "r.json")
     path = tmp_path / "r.json"
@@ -234,3 +236,56 @@ def test_command(folder, tiny, tmp_path, monkeypatch):
         [str(path), "-o", str(tmp_path / "other.json")],
     ):
         assert isinstance(run(papers, wrong).exception, ConvscopeError), wrong
+
+
+def test_everything_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
+    ran = []
+
+    def experiment(name, stop=None):
+        def run(_setup):
+            ran.append(name)
+            if stop is not None and ran.count(name) == 1:
+                raise stop
+            return Outcome((Row("q", "1", (0.9, 1.1), Number(1.0), 1),), {})
+
+        return Experiment("chowers2023", name, f"{name}?", "it is.", (), dict.fromkeys(SCALES, "seconds"), run)
+
+    known = [experiment("one"), experiment("two", ConvscopeError("too few")), experiment("three", KeyboardInterrupt())]
+    monkeypatch.setattr(registry, "experiments", lambda: {e.key: e for e in known})
+    monkeypatch.setattr(table, "experiments", registry.experiments)
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke
+    first = run(papers, ["--all", "--scale", "smoke"])
+    assert first.exit_code == 3
+    assert "papers.json holds what was done" in first.output
+    assert "not run (it stopped)\n  too few" in first.output
+    assert run(papers, ["--all", "--scale", "smoke"]).exit_code == 0
+    assert ran == ["one", "two", "three", "two", "three"]
+    assert {r["status"] for r in record.read(tmp_path / "papers.json").values()} == {record.DONE}
+    last = run(papers, ["--all", "--scale", "smoke"])
+    assert "3 of 3 experiments stand in papers.json already" in last.output
+    assert run(papers, ["--all"]).exit_code == 0  # at another scale nothing is done yet
+    assert len(ran) == 8
+    assert run(papers, ["--all", "--again"]).exit_code == 0
+    assert len(ran) == 11
+    for wrong in (["--all", "chowers2023"], ["chowers2023", "--again"]):
+        assert run(papers, wrong).exit_code == 2
+
+
+def test_experiments_run_at_once(monkeypatch):
+    both = threading.Barrier(2, timeout=60)
+
+    def run(setup):
+        both.wait()
+        return Outcome((), {"cache": str(setup.cache)})
+
+    known = {
+        e.key: e for e in (Experiment("p", n, "?", "", (), dict.fromkeys(SCALES, "seconds"), run) for n in ("a", "b"))
+    }
+    monkeypatch.setattr(record, "experiments", lambda: known)
+    with joblib.parallel_config(backend="threading"):
+        done = record.run_all(list(known.values()), Setup("smoke"), "convscope papers NAME", jobs=2)
+        found = {e.key: r for e, r in done}
+    assert set(found) == {"p/a", "p/b"}
+    assert len({r["settings"]["cache"] for r in found.values()}) == 1  # a folder that both share
+    assert all(r["status"] == record.DONE for r in found.values())

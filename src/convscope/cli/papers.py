@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from convscope.papers.registry import Experiment
 
 
 @click.command(short_help="Run the papers' experiments; list them without a name.")
@@ -23,29 +28,53 @@ import click
     metavar="NAME=PATH",
     help="Where a data set lies, such as cifar10=FOLDER; else the folder that $CONVSCOPE_DATA names is searched.",
 )
+@click.option("--all", "everything", is_flag=True, help="Every experiment that the -o file does not hold already.")
+@click.option("--again", is_flag=True, help="With --all: also those that it holds.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Experiments at once, each in a process of its own.",
+)
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder that keeps trained networks for the next run.")
 @click.option(
     "-o",
     "output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="FILE.json: add the results to this file. FILE.md: write them as a page.",
+    help="FILE.json: add the results to this file (default of --all: papers.json). FILE.md: write them as a page.",
 )
-def papers(names: tuple[str, ...], scale: str, data: tuple[str, ...], cache: Path | None, output: Path | None) -> None:
-    """Runs the papers' experiments and prints the papers' values beside ours.
+def papers(
+    names: tuple[str, ...],
+    scale: str,
+    data: tuple[str, ...],
+    everything: bool,
+    again: bool,
+    jobs: int,
+    cache: Path | None,
+    output: Path | None,
+) -> None:
+    """Runs the papers' experiments and prints the papers' values beside ours; lists them without a name.
 
     NAME is an experiment ("chowers2023/formula"), a paper ("chowers2023", all its experiments), or a file of results
     (FILE.json), which is printed, or with -o FILE.md written as a page, without running anything.
+
+    --all runs every experiment and saves each as soon as it is done; the same command goes on after an interruption.
+
+    Exit status: 0 done, 1 an experiment stopped, 2 wrong usage, 3 interrupted.
     """  # ruff: ignore[docstring-missing-exception] (Click prints this docstring)
     from convscope.core.errors import ConvscopeError
     from convscope.papers import record, table
     from convscope.papers.data import WANTED
     from convscope.papers.registry import Setup, chosen, experiments
 
-    if not names:
-        for key, experiment in experiments().items():
-            click.echo(
-                f"{key}\n    {experiment.shows}\n    {experiment.costs['cpu']}; needs {', '.join(experiment.data)}"
-            )
+    if everything and names:
+        raise click.UsageError("--all stands alone, or name experiments")
+    if again and not everything:
+        raise click.UsageError("--again goes with --all: experiments that are named are always run")
+    if not names and not everything:
+        for experiment in experiments().values():
+            click.echo(_listed(experiment))
         return
     if output is not None and output.suffix not in {".json", ".md"}:
         raise ConvscopeError(f"-o {output}: expected a name that ends in .json or .md")
@@ -69,16 +98,40 @@ def papers(names: tuple[str, ...], scale: str, data: tuple[str, ...], cache: Pat
         located[name] = Path(path)
     scaled = f" --scale {scale}" if scale != "cpu" else ""
     command = f"convscope papers NAME{scaled}" + "".join(f" --data {item}" for item in data)
+    wanted = list(experiments().values()) if everything else chosen(names)
+    if everything:
+        output = output or Path("papers.json")
+        if output.suffix == ".json" and not again:
+            missing = record.left(wanted, record.read(output), scale)
+            if len(missing) < len(wanted):
+                click.echo(f"{len(wanted) - len(missing)} of {len(wanted)} experiments stand in {output} already")
+            wanted = missing
     records = {}
-    for experiment, result in record.run_all(chosen(names), Setup(scale, located, cache), command):  # type: ignore[arg-type]
-        records[experiment.key] = result
-        if output is not None and output.suffix == ".json":
-            record.add(output, experiment.key, result)
-        click.echo(table.text(experiment.key, result))
+    try:
+        for experiment, result in record.run_all(wanted, Setup(scale, located, cache), command, jobs):  # type: ignore[arg-type]
+            records[experiment.key] = result
+            if output is not None and output.suffix == ".json":
+                record.add(output, experiment.key, result)
+            click.echo(table.text(experiment.key, result))
+    except KeyboardInterrupt:
+        kept = f": {output} holds what was done" if output is not None and output.suffix == ".json" else ""
+        click.echo(f"Interrupted{kept}.", err=True)
+        sys.exit(3)
     if output is not None and output.suffix == ".md":
         output.write_text(table.markdown(records, "FILE.json"), encoding="utf-8")
     if output is not None:
         click.echo(f"written to {output}")
+    if any(result["status"] == record.FAILED for result in records.values()):
+        sys.exit(1)
+
+
+def _listed(experiment: Experiment) -> str:
+    lines = [
+        experiment.key,
+        f"    {experiment.shows}",
+        f"    data: {', '.join(experiment.data) or 'none from outside'}",
+    ]
+    return "\n".join([*lines, *(f"    {scale}: {cost}" for scale, cost in experiment.costs.items())])
 
 
 def _show(records: dict, source: str, output: Path | None) -> None:

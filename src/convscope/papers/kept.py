@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -76,7 +78,8 @@ def once(
         training: does it; gives contiguous tensors.
 
     Returns:
-        The tensors that the training gave, by name, and how well the network learned.
+        The tensors that the training gave, by name, and how well the network learned. Of several processes that ask
+        for the same, one trains and the others wait.
 
     Raises:
         ConvscopeError: when the folder cannot be made, or a file in it is damaged.
@@ -94,11 +97,24 @@ def once(
         raise ConvscopeError(
             f"{shown(folder)} cannot keep trained networks ({reason(error)}): name another folder with --cache"
         ) from error
-    tensors, scores = training()
-    partial = path.with_suffix(".part")
-    save_file(tensors, partial, {"numbers": json.dumps(asdict(scores)), "recipe": json.dumps(recipe)})
-    partial.replace(path)
+    with _alone(path.with_suffix(".lock")):
+        if path.exists():  # by now
+            return _read(path)
+        tensors, scores = training()
+        partial = path.with_suffix(".part")
+        save_file(tensors, partial, {"numbers": json.dumps(asdict(scores)), "recipe": json.dumps(recipe)})
+        partial.replace(path)
     return tensors, scores
+
+
+@contextmanager
+def _alone(path: Path) -> Generator[None]:
+    """Lets one process at a time into the context; the file that says so is removed."""
+    try:
+        with FileLock(path):
+            yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> tuple[State, Scores]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,56 +17,96 @@ import torch
 
 from convscope.core.errors import ConvscopeError
 from convscope.papers.data import WANTED, locate
-from convscope.papers.registry import Experiment, Setup
+from convscope.papers.registry import Experiment, Setup, experiments
 
 SCHEMA = 1
 DONE = "done"
 MISSING = "not run (data missing)"
+FAILED = "not run (it stopped)"
 
 Record = dict[str, Any]
 
 
-def run_all(chosen: Sequence[Experiment], setup: Setup, command: str) -> Iterator[tuple[Experiment, Record]]:
+def run_all(
+    chosen: Sequence[Experiment], setup: Setup, command: str, jobs: int = 1
+) -> Iterator[tuple[Experiment, Record]]:
     """Yields each experiment with its record as soon as it is done.
 
     Args:
-        chosen: experiments, in order; those of one paper share what they train.
+        chosen: experiments; one after the other they share in memory what they train.
         setup: scale, data and cache.
         command: what a reader types to repeat an experiment, with NAME for its name.
+        jobs: experiments at once, by joblib: in processes, or wherever the surrounding ``joblib.parallel_config`` sends
+            them. They share what they train by the cache; without one, by a folder that is removed afterwards.
 
     Yields:
-        The experiment and its record: status, settings, rows, details, seconds and versions. An experiment whose
-        data are not at hand has the status "not run (data missing)" and says what is wanted.
+        The experiment and its record as ``run_one`` gives it; with several jobs, the first to end comes first.
     """
-    for experiment in chosen:
-        wanted = [name for name in experiment.data if locate(name, setup.data) is None]
-        record: Record = {
-            "paper": experiment.paper,
-            "shows": experiment.shows,
-            "claim": experiment.claim,
-            "scale": setup.scale,
-            "cost": experiment.costs[setup.scale],
-            "command": command.replace("NAME", experiment.key),
-        }
-        if wanted:
-            lines = [f"{name}: {WANTED[name]}; name it with --data {name}=PATH" for name in wanted]
-            yield experiment, record | {"status": MISSING, "wanted": lines}
-            continue
-        begin = time.perf_counter()
+    if jobs == 1:
+        for experiment in chosen:
+            yield experiment, run_one(experiment, setup, command)
+        return
+    from joblib import Parallel, delayed
+
+    known = {experiment.key: experiment for experiment in chosen}
+    with tempfile.TemporaryDirectory() as folder:
+        shared = replace(setup, cache=setup.cache or Path(folder), progress=False)
+        tasks = (delayed(_named)(key, shared, command) for key in known)
+        for key, record in Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks):
+            yield known[key], record
+
+
+def _named(key: str, setup: Setup, command: str) -> tuple[str, Record]:
+    return key, run_one(experiments()[key], setup, command)
+
+
+def run_one(experiment: Experiment, setup: Setup, command: str) -> Record:
+    """Returns the record of an experiment: status, settings, rows, details, seconds and versions.
+
+    One whose data are not at hand has the status "not run (data missing)", and one that cannot go on with what it finds
+    "not run (it stopped)"; "why" says what is wanted.
+
+    Args:
+        experiment: the experiment.
+        setup: scale, data and cache.
+        command: what a reader types to repeat it, with NAME for its name.
+    """
+    wanted = [name for name in experiment.data if locate(name, setup.data) is None]
+    record: Record = {
+        "paper": experiment.paper,
+        "shows": experiment.shows,
+        "claim": experiment.claim,
+        "scale": setup.scale,
+        "cost": experiment.costs[setup.scale],
+        "command": command.replace("NAME", experiment.key),
+    }
+    if wanted:
+        lines = [f"{name}: {WANTED[name]}; name it with --data {name}=PATH" for name in wanted]
+        return record | {"status": MISSING, "why": lines}
+    begin = time.perf_counter()
+    try:
         outcome = experiment.run(setup)
-        yield (
-            experiment,
-            record
-            | {
-                "status": DONE,
-                "settings": dict(outcome.settings),
-                "rows": [row.to_json() for row in outcome.rows],
-                "details": {name: [dict(line) for line in lines] for name, lines in outcome.details.items()},
-                "seconds": round(time.perf_counter() - begin, 1),
-                "versions": _versions(),
-                "finished": datetime.now(UTC).strftime("%Y-%m-%d"),
-            },
-        )
+    except ConvscopeError as error:
+        return record | {"status": FAILED, "why": [str(error)]}
+    return record | {
+        "status": DONE,
+        "settings": dict(outcome.settings),
+        "rows": [row.to_json() for row in outcome.rows],
+        "details": {name: [dict(line) for line in lines] for name, lines in outcome.details.items()},
+        "seconds": round(time.perf_counter() - begin, 1),
+        "versions": _versions(),
+        "finished": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
+
+
+def left(chosen: Sequence[Experiment], records: dict[str, Record], scale: str) -> list[Experiment]:
+    """Returns the experiments that records do not hold as done at a scale."""
+
+    def done(experiment: Experiment) -> bool:
+        found = records.get(experiment.key, {})
+        return found.get("status") == DONE and found.get("scale") == scale
+
+    return [experiment for experiment in chosen if not done(experiment)]
 
 
 def read(path: Path) -> dict[str, Record]:

@@ -72,7 +72,7 @@ def _beside(row: Row) -> str:
 def _section(key: str, record: Record) -> list[str]:
     lines = [f"## {key}", "", f"{record['shows']} {record['claim']}", "", f"    {record['command']}", ""]
     if record["status"] != DONE:
-        return [*lines, f"**{record['status']}**: {'; '.join(record['wanted'])}", ""]
+        return [*lines, f"**{record['status']}**: {'; '.join(record['why'])}", ""]
     rows = [Row.from_json(row) for row in record["rows"]]
     lines += _table(
         ("quantity", compared_with(record["paper"]), "ours", "n", "chance", "beside it", "verdict"),
@@ -109,7 +109,7 @@ def text(key: str, record: Record) -> str:
         record: what it gave.
     """
     if record["status"] != DONE:
-        return f"{key}: {record['status']}\n  " + "\n  ".join(record["wanted"])
+        return f"{key}: {record['status']}\n  " + "\n  ".join(record["why"])
     lines = [f"{key}: {record['shows']}"]
     for row in (Row.from_json(data) for data in record["rows"]):
         word = compared_with(record["paper"])
