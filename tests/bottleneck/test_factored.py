@@ -160,6 +160,14 @@ def test_moments_are_those_of_loops():
     assert float(change) == pytest.approx(float(error.error[0]), rel=0.1)
 
 
+@pytest.mark.parametrize(("kernel", "tried"), [((1, 1), False), ((1, 3), True)])
+def test_filters_of_one_pixel_get_no_frequency_form(kernel, tried):
+    """A channel form of as many numbers holds the directions of all frequencies."""
+    module = nn.Sequential(nn.Conv2d(2, 3, kernel, padding="same", padding_mode="circular"))
+    found, *_ = layer_moments(Network("conv", module), torch.rand(8, 2, 4, 5), torch.arange(8), {"0": module[0]})
+    assert (found["0"].by_frequency is not None) == tried
+
+
 def test_expected_errors_are_errors_of_the_last_layer():
     module, x = nn.Sequential(chain()[0]), torch.randn(60, 2, 4, 5, dtype=torch.float64)
     found, _, _, _ = layer_moments(Network("conv", module), x, torch.arange(60), {"0": module[0]})

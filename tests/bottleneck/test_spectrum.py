@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from oracles import bottleneck_spectrum as oracle
 
 from convscope.bottleneck.collect import SpectrumSums
+from convscope.bottleneck.spectrum import ActivationSpectrum
 from convscope.bottleneck.waves import Waves
 from convscope.core.accumulate import Folded
 from convscope.core.batches import Batch
@@ -133,6 +134,15 @@ def test_a_rank_that_half_of_the_images_change_is_marked():
     assert found.n >= 4 * found.channels
     assert "of the images give a rank of" in found.images_limit
     assert not spectrum_of(x).images_limit  # not known without folds
+
+
+@pytest.mark.parametrize(
+    ("half", "whole", "limited"), [(12, 13, False), (11, 13, False), (10, 13, True), (99, 103, False)]
+)
+def test_one_pair_more_is_no_limit(monkeypatch, half, whole, limited):
+    found = spectrum_of(maps_of(64, 4, 2, 2), folds=4)
+    monkeypatch.setattr(ActivationSpectrum, "rank", lambda self, _q: whole if self is found else half)
+    assert bool(found.images_limit) == limited
 
 
 @pytest.mark.parametrize("columns", [None, 4])

@@ -264,12 +264,14 @@ def test_everything_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     assert {r["status"] for r in record.read(tmp_path / "papers.json").values()} == {record.DONE}
     last = run(papers, ["--all", "--scale", "smoke"])
     assert "3 of 3 experiments stand in papers.json already" in last.output
-    assert run(papers, ["--all"]).exit_code == 0  # at another scale nothing is done yet
+    before = (tmp_path / "papers.json").read_text()
+    assert "name another file" in str(run(papers, ["--all"]).exception)  # another scale would replace what is done
+    assert (tmp_path / "papers.json").read_text() == before
+    assert run(papers, ["--all", "-o", "other.json"]).exit_code == 0
     assert len(ran) == 8
-    assert run(papers, ["--all", "--again"]).exit_code == 0
-    assert len(ran) == 11
-    for wrong in (["--all", "chowers2023"], ["chowers2023", "--again"]):
-        assert run(papers, wrong).exit_code == 2
+    assert isinstance(run(papers, ["--all", "-o", "page.md"]).exception, ConvscopeError)
+    assert run(papers, ["--all", "chowers2023"]).exit_code == 2
+    assert len(ran) == 8
 
 
 def test_experiments_run_at_once(monkeypatch):

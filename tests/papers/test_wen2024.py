@@ -9,7 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from convscope.bottleneck.interpretation import whole_spectrum
 from convscope.bottleneck.latents import latents_of
+from convscope.bottleneck.pairs import activation_pairs
 from convscope.core.errors import ConvscopeError
 from convscope.core.network import Network
 from convscope.papers import record, table, wen2024_networks
@@ -206,7 +208,7 @@ def test_blocks_whose_gates_never_change_are_linear_maps():
         assert found.explained["identity alone"] < 0.99
         assert 0 <= found.near["branch alone"] <= found.near["gates at their mean rates"] <= 1
     # The head only sees the mean over positions.
-    pairs = parts.strongest_pairs(network, layers["layer3.1.conv2"], images[:20])
+    pairs = activation_pairs(whole_spectrum(network, "layer3.1.conv2", images[:20]))
     pairs = pairs[(pairs.frequencies == 0).all(1)][:2]
     latents = latents_of(network, "layer3.1.conv2", images[20:], pairs)
     for correlation, ratio in parts.answers(network, "layer3.1.conv2", images[20:], latents):

@@ -18,6 +18,7 @@ from convscope.bottleneck.latents import Latents, latents_of
 from convscope.bottleneck.pairs import KeptPairs, activation_pairs, weight_pairs
 from convscope.bottleneck.patterns import DecoderPictures, decoder_pictures, forward_patterns
 from convscope.bottleneck.shown import Decoded, KeptPair
+from convscope.bottleneck.spectrum import ActivationSpectrum
 from convscope.core.batches import Batch
 from convscope.core.errors import ConvscopeError
 from convscope.core.kept import KeptImages
@@ -80,10 +81,21 @@ def _pairs(network: Network, weights: Weights, kept: KeptImages) -> KeptPairs:
         return weight_pairs(layer.raw, weights.cbn.profile, layer.factor)
     if math.prod(layer.size) * layer.shape[0] ** 2 > LARGEST:
         raise ConvscopeError("covariances of so many channels at so many frequencies are too large: use smaller images")
-    sums = SpectrumSums()  # in full, whatever the pass kept of this layer
-    for rows, maps in module_outputs(network, layer.name, kept.x):
-        sums.update(maps, Batch.of(kept.x[rows], None, kept.index[rows]))
-    return activation_pairs(sums.compute(), SHARE, most=2 * MOST_PAIRS, scale=layer.factor)
+    return activation_pairs(whole_spectrum(network, layer.name, kept.x), SHARE, most=2 * MOST_PAIRS, scale=layer.factor)
+
+
+def whole_spectrum(network: Network, layer: str, images: Tensor) -> ActivationSpectrum:
+    """Returns the spectrum of a convolution's output over images, with all of its covariances.
+
+    Args:
+        network: left as it was found.
+        layer: name of the convolution.
+        images: [n, c, h, w], as the network's ``prepare`` takes them.
+    """
+    sums = SpectrumSums()
+    for rows, maps in module_outputs(network, layer, images):
+        sums.update(maps, Batch.of(images[rows], None, torch.arange(len(images))[rows]))
+    return sums.compute()
 
 
 def _decoded(network: Network, layer: str, images: Tensor, latents: Latents) -> Decoded:

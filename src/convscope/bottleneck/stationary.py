@@ -14,7 +14,7 @@ from convscope.bottleneck.steps import Chain, Step
 from convscope.core.errors import ConvscopeError
 from convscope.core.fourier import pairs, signed_frequencies, unitary
 
-_LARGEST = 4096  # rows or columns of a dense operator
+LARGEST = 4096  # rows or columns of a dense operator
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +74,9 @@ def theorem_c(chain: Chain, image: Tensor) -> NearIsometries:
         raise ConvscopeError("Theorem C is for gates of slope 0 or 1, such as ReLU: this network has others")
     jacobian = Jacobian(chain, image)
     sizes = [math.prod(jacobian.inputs), *(slope.numel() for slope in jacobian.slopes)]
-    if max(sizes) > _LARGEST:
+    if max(sizes) > LARGEST:
         raise ConvscopeError(
-            f"a representation has {max(sizes)} values, more than the {_LARGEST} up to which operators are formed "
+            f"a representation has {max(sizes)} values, more than the {LARGEST} up to which operators are formed "
             "densely: use smaller images"
         )
     dense = jacobian.dense()

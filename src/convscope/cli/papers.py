@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     metavar="NAME=PATH",
     help="Where a data set lies, such as cifar10=FOLDER; else the folder that $CONVSCOPE_DATA names is searched.",
 )
-@click.option("--all", "everything", is_flag=True, help="Every experiment that the -o file does not hold already.")
-@click.option("--again", is_flag=True, help="With --all: also those that it holds.")
+@click.option("--all", "everything", is_flag=True, help="Every experiment that the -o file does not hold.")
 @click.option(
     "--jobs",
     type=click.IntRange(1),
@@ -49,7 +48,6 @@ def papers(
     scale: str,
     data: tuple[str, ...],
     everything: bool,
-    again: bool,
     jobs: int,
     cache: Path | None,
     output: Path | None,
@@ -70,8 +68,6 @@ def papers(
 
     if everything and names:
         raise click.UsageError("--all stands alone, or name experiments")
-    if again and not everything:
-        raise click.UsageError("--again goes with --all: experiments that are named are always run")
     if not names and not everything:
         for experiment in experiments().values():
             click.echo(_listed(experiment))
@@ -101,11 +97,12 @@ def papers(
     wanted = list(experiments().values()) if everything else chosen(names)
     if everything:
         output = output or Path("papers.json")
-        if output.suffix == ".json" and not again:
-            missing = record.left(wanted, record.read(output), scale)
-            if len(missing) < len(wanted):
-                click.echo(f"{len(wanted) - len(missing)} of {len(wanted)} experiments stand in {output} already")
-            wanted = missing
+        if output.suffix != ".json":
+            raise ConvscopeError(f"-o {output}: --all saves to a FILE.json; make the page of that afterwards")
+        missing = record.left(wanted, output, scale)
+        if len(missing) < len(wanted):
+            click.echo(f"{len(wanted) - len(missing)} of {len(wanted)} experiments stand in {output} already")
+        wanted = missing
     records = {}
     try:
         for experiment, result in record.run_all(wanted, Setup(scale, located, cache), command, jobs):  # type: ignore[arg-type]

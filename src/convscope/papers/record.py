@@ -99,14 +99,19 @@ def run_one(experiment: Experiment, setup: Setup, command: str) -> Record:
     }
 
 
-def left(chosen: Sequence[Experiment], records: dict[str, Record], scale: str) -> list[Experiment]:
-    """Returns the experiments that records do not hold as done at a scale."""
+def left(chosen: Sequence[Experiment], path: Path, scale: str) -> list[Experiment]:
+    """Returns the experiments that a results file does not hold as done.
 
-    def done(experiment: Experiment) -> bool:
-        found = records.get(experiment.key, {})
-        return found.get("status") == DONE and found.get("scale") == scale
-
-    return [experiment for experiment in chosen if not done(experiment)]
+    Raises:
+        ConvscopeError: when it holds some at another scale, which would be lost.
+    """
+    done = {key: record["scale"] for key, record in read(path).items() if record["status"] == DONE}
+    if others := set(done.values()) - {scale}:
+        raise ConvscopeError(
+            f"{path} holds results at scale {', '.join(sorted(others))}, which those at scale {scale} would replace: "
+            "name another file with -o"
+        )
+    return [experiment for experiment in chosen if experiment.key not in done]
 
 
 def read(path: Path) -> dict[str, Record]:

@@ -9,7 +9,7 @@ from statistics import fmean
 
 import torch
 
-from convscope.bottleneck.stationary import ntk_by_frequency, theorem_c
+from convscope.bottleneck.stationary import LARGEST, ntk_by_frequency, theorem_c
 from convscope.bottleneck.steps import Chain
 from convscope.bottleneck.wiring import plain_chain
 from convscope.papers.data import locate, mnist
@@ -46,7 +46,6 @@ _PENALTIES = {0.05: (64, 73.0), 0.2: (46, 46.7), 0.6: (23, 27.2)}  # rank, and N
 _TRACES = {4: 1930 / 4, 8: 6513 / 8, 12: 8402 / 12}  # of the neural tangent kernel, by number of layers
 _IMAGES = 3  # at which layers are compared with partial isometries
 _SIGNS = 16  # random directions from which a trace is estimated
-_DENSE = 2**12  # values of a representation, up to which operators are formed densely
 _EAGER = Recipe(depth=DEEP, width=8, steps=3000, penalty=0.8, tau=0.8)
 
 
@@ -65,7 +64,7 @@ def digit_autoencoder(setup: Setup) -> Outcome:
     plan = {"autoencoder": (task, seeded(recipe, size, size.seeds if place is None else min(size.seeds, 2)))}
     several = runs(setup, plan)["autoencoder"]
     rows = [*_plateau(several), bounded(several, "autoencoder"), balanced(several, "autoencoder")]
-    if task.images[0].numel() * recipe.width <= _DENSE:
+    if task.images[0].numel() * recipe.width <= LARGEST:
         rows.append(_isometries(several))
     rows += [_counted(several, degree, place is not None) for degree in _COUNTS]
     return Outcome(tuple(rows), settings(plan) | {"images": task.name}, tables({"autoencoder": several}))
@@ -124,7 +123,8 @@ def _ranges(found: Measured, layers: list[int]) -> str:
 
 
 def _isometries(several: list[Run]) -> Row:
-    found = [[theorem_c(_chain(r), image) for image in r.task.images[:_IMAGES]] for r in several]
+    chains = [(_chain(r), r.task.images[:_IMAGES]) for r in several]
+    found = [[theorem_c(chain, image) for image in images] for chain, images in chains]
     return row(
         "distances of all layers from partial isometries over what their norm allows (theorem C), the largest of "
         f"{_IMAGES} images",
@@ -139,10 +139,10 @@ def _gradients(several: list[Run], name: str) -> list[Row]:
     """Returns the rows on the trace of the neural tangent kernel and on the frequencies that it comes from."""
     traces, kept = [], []
     for r in several:
-        image, split = r.task.images[0], []
+        chain, image, split = _chain(r), r.task.images[0], []
         signs = 2.0 * torch.randint(2, (_SIGNS, *image.shape), generator=torch.Generator().manual_seed(0)) - 1
-        for step, rank in zip(_chain(r).steps, r.measured.ranks, strict=True):
-            found = ntk_by_frequency(_chain(r), step.name, image, signs)
+        for step, rank in zip(chain.steps, r.measured.ranks, strict=True):
+            found = ntk_by_frequency(chain, step.name, image, signs)
             inside = found.contribution[rank.profile > 0].sum()
             split.append((found.total / _SIGNS, float(inside) / _SIGNS))
         traces.append(sum(total for total, _ in split))

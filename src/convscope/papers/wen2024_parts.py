@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from convscope.bottleneck.ablation import RANDOM_KEPT, SAME_CHANGE, ablate
-from convscope.bottleneck.collect import SpectrumSums
+from convscope.bottleneck.interpretation import whole_spectrum
 from convscope.bottleneck.interventions import changed_outputs, module_outputs
 from convscope.bottleneck.latents import Latents, latents_of
 from convscope.bottleneck.layers import Layer, layers_of
-from convscope.bottleneck.pairs import KeptPairs, activation_pairs, random_pairs
+from convscope.bottleneck.pairs import activation_pairs, random_pairs
 from convscope.bottleneck.patterns import CHANCE, decoder_pictures, forward_patterns
 from convscope.bottleneck.residual import gate_rates, residual_map
-from convscope.core.batches import Batch
 from convscope.core.delivery import run_network
 from convscope.core.fourier import unitary
 from convscope.core.network import Network
@@ -136,14 +135,6 @@ def _outputs(network: Network, name: str, images: Tensor) -> Tensor:
     return torch.cat([maps.double() for _, maps in module_outputs(network, name, images)])
 
 
-def strongest_pairs(network: Network, layer: Layer, images: Tensor) -> KeptPairs:
-    """Returns the pairs of a convolution that hold 99 % of its variance over some images, strongest first."""
-    sums = SpectrumSums()
-    for rows, maps in module_outputs(network, layer.name, images):
-        sums.update(maps, Batch.of(images[rows], None, torch.arange(len(images))[rows]))
-    return activation_pairs(sums.compute(), scale=layer.factor)
-
-
 def answers(network: Network, layer: str, images: Tensor, latents: Latents) -> list[tuple[float, float]]:
     """Returns how linearly a network answers to each pair; (1, 1) for a network that is linear.
 
@@ -188,7 +179,9 @@ def interpretation(setup: Setup) -> Outcome:
             for block in blocks
         ]
         layer = f"{blocks[-1].name}.conv2"
-        latents = latents_of(network, layer, images, strongest_pairs(network, layers[layer], fit)[: max(KEPT)])
+        spectrum = whole_spectrum(network, layer, fit)
+        pairs = activation_pairs(spectrum, most=max(KEPT), scale=layers[layer].factor)
+        latents = latents_of(network, layer, images, pairs)
         rows += [_left(name, network, layer, images, labels, _first(latents, m)) for m in KEPT]
         shown = _first(latents, SHOWN)
         patterns = forward_patterns(shown, images).agreement
