@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
+from markupsafe import escape
 from safetensors.torch import save_file
 from torch import nn
 
@@ -20,6 +21,7 @@ from convscope.core.results import Number
 from convscope.firstlayer.heldout import scale_patches
 from convscope.papers import laboratory, record, registry, table
 from convscope.papers.data import cifar10, image_file, locate
+from convscope.papers.page import html
 from convscope.papers.registry import SCALES, Experiment, Outcome, Row, Setup, chosen, experiments
 from convscope.papers.trained import Recipe, ScaledPatches, Trainer
 
@@ -79,9 +81,12 @@ def test_every_experiment_runs_and_survives_its_file(folder, published, tiny, tm
         record.add(path, experiment.key, result)
     records = record.read(path)
     assert list(records) == [key for key in experiments() if key.startswith("chowers2023/")]
-    page = table.markdown(records, "results.json")
+    table.write_pages(records, "results.json", tmp_path / "page.md")
+    whole, own, web = (tmp_path / "page.md").read_text(), (tmp_path / "page/chowers2023.md").read_text(), html(records)
     for data in (row for result in records.values() for row in result["rows"]):
-        assert data["quantity"] in page
+        assert data["quantity"] in own
+        assert (data["quantity"] in whole) == bool(data["verdict"])
+        assert str(escape(data["quantity"])) in web
     # Each network was trained once: two kinds of labels, two seeds; two wide ones; two with more images; two scaled
     # components of each kind.
     assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 4 + 2 + 2 + 4
@@ -180,22 +185,38 @@ def test_images_are_normalised_and_in_order(folder):
 
 
 def test_verdicts():
-    row = Row("q", "0.9", (0.8, 1.0), Number(0.85), 3, {"a": 0.7, "b": 0.849}, "", "higher")
-    assert row.verdict == "agrees; b does as well"
-    assert replace(row, ours=Number(0.7), baselines={"a": 0.9}).verdict == "differs; a does better"
-    assert replace(row, baselines={"a": 0.2}).verdict == "agrees; ahead of the rest"
-    assert replace(row, baselines={"a": 0.2}, better="lower").verdict == "agrees; a does better"
-    assert replace(row, expected=None, better="").verdict == "no number to compare"
-    assert replace(row, ours=Number(float("nan")), better="").verdict == "differs"
+    row = Row("q", "0.9", (0.8, 1.0), Number(0.85), 3, {"a": 0.7, "b": 0.849}, "", "higher", reason="few images")
+    assert (row.verdict, row.rivals) == ("claim holds", "b does as well")
+    assert row.judgement == "claim holds (no printed number)"
+    assert replace(row, printed=True).judgement == "reproduced"
+    lower = replace(row, ours=Number(0.7), baselines={"a": 0.9})
+    assert (lower.verdict, lower.rivals) == ("claim fails", "a does better")
+    assert lower.judgement == "claim fails: few images"
+    assert replace(lower, printed=True, reason="").judgement == "not reproduced: no reason found"
+    assert replace(row, baselines={"a": 0.2}).rivals == "ahead of the rest"
+    assert replace(row, baselines={"a": 0.2}, better="lower").rivals == "a does better"
+    beside = replace(row, expected=None, better="")
+    assert (beside.verdict, beside.judgement, beside.rivals) == ("", "no claim", "")
+    assert replace(row, ours=Number(float("nan"))).verdict == "claim fails"
+
+
+def test_verdicts_are_counted():
+    rows = [Row("q", "1", (0.0, 2.0), Number(v), 1, printed=p).to_json() for v, p in ((1, True), (3, True), (1, False))]
+    run = {"paper": "chowers2023", "status": record.DONE, "rows": rows}
+    records = {"chowers2023/a": run, "chowers2023/b": run | {"status": record.MISSING, "rows": []}}
+    assert "| 2 | 1 | 1 | 1 | 0 | 1 |" in table.summary(records)
 
 
 def test_missing_data_is_a_row_and_replaces_nothing(tmp_path, monkeypatch):
     monkeypatch.delenv("CONVSCOPE_DATA", raising=False)
-    ((experiment, missing),) = record.run_all(chosen(["chowers2023/seeds"]), Setup("smoke"), "convscope papers NAME")
+    ((experiment, missing),) = record.run_all(chosen(["chowers2023/seeds"]), Setup("cpu"), "convscope papers NAME")
     assert missing["status"] == record.MISSING
     assert "cifar10=PATH" in missing["why"][0]
     assert "not run (data missing)" in table.text(experiment.key, missing)
-    assert "not run (data missing)" in table.markdown({experiment.key: missing}, "r.json")
+    records = {experiment.key: missing}
+    for page in (table.overview(records, "r.json", "r"), table.of_paper("chowers2023", records), html(records)):
+        assert "not run (data missing)" in page
+        assert "cifar10=PATH" in page
     path = tmp_path / "r.json"
     record.add(path, "x", {"status": record.DONE, "rows": [1]})
     record.add(path, "x", missing)
@@ -212,6 +233,7 @@ def test_unknown_experiment():
 
 def test_command(folder, tiny, tmp_path, monkeypatch):
     monkeypatch.delenv("CONVSCOPE_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
     run = CliRunner().invoke
     listed = run(papers, [])
     assert listed.exit_code == 0
@@ -222,18 +244,23 @@ def test_command(folder, tiny, tmp_path, monkeypatch):
     assert "paper around 0; ours" in done.output
     shown = run(papers, [str(path)])
     assert shown.output in done.output
+    assert path.with_suffix(".html").read_text() == html(record.read(path))
     assert run(papers, [str(path), "-o", str(page)]).exit_code == 0
-    assert f"convscope papers chowers2023/labels --scale smoke --data cifar10={folder}" in page.read_text()
+    own = (tmp_path / "page" / "chowers2023.md").read_text()
+    assert f"convscope papers chowers2023/labels --scale smoke --data cifar10={folder}" in own
     assert "not run (data missing)" in run(papers, ["chowers2023/seeds"]).output
+    assert record.read(tmp_path / "papers.json")["chowers2023/seeds"]["status"] == record.MISSING
+    assert "not run (data missing)" in (tmp_path / "papers.html").read_text()
     for wrong in (
         ["chowers2023/none"],
         ["chowers2023", "--data", "cifar10"],
         ["chowers2023", "--data", "svhn=."],
         ["chowers2023", "--data", "cifar10=/nowhere/at/all"],
-        ["chowers2023", "-o", "x.txt"],
+        ["chowers2023", "-o", "x.md"],
         [str(path), "chowers2023"],
         [str(tmp_path / "none.json")],
         [str(path), "-o", str(tmp_path / "other.json")],
+        ["chowers2023/labels", "-o", str(path)],  # of another scale
     ):
         assert isinstance(run(papers, wrong).exception, ConvscopeError), wrong
 

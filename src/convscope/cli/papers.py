@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     "-o",
     "output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="FILE.json: add the results to this file (default of --all: papers.json). FILE.md: write them as a page.",
+    help="FILE.json: where to keep the results, with a page FILE.html beside them  [default: papers.json]. For saved "
+    "results FILE.html, or FILE.md (Markdown, with a folder FILE of a page for each paper).",
 )
 def papers(
     names: tuple[str, ...],
@@ -54,10 +55,13 @@ def papers(
 ) -> None:
     """Runs the papers' experiments and prints the papers' values beside ours; lists them without a name.
 
-    NAME is an experiment ("chowers2023/formula"), a paper ("chowers2023", all its experiments), or a file of results
-    (FILE.json), which is printed, or with -o FILE.md written as a page, without running anything.
+    NAME is an experiment ("chowers2023/formula") or a paper ("chowers2023", all its experiments). The results are kept
+    in papers.json, with a page papers.html beside it. NAME may also be such a file: it is printed, or with -o written
+    as a page, without running anything.
 
-    --all runs every experiment and saves each as soon as it is done; the same command goes on after an interruption.
+    --all runs every experiment that the file does not hold; the same command goes on after an interruption. --scale
+    smoke needs no data: photographs and digits that ship with scikit-image and scikit-learn, and untrained networks,
+    stand for those that are not named.
 
     Exit status: 0 done, 1 an experiment stopped, 2 wrong usage, 3 interrupted.
     """  # ruff: ignore[docstring-missing-exception] (Click prints this docstring)
@@ -72,20 +76,15 @@ def papers(
         for experiment in experiments().values():
             click.echo(_listed(experiment))
         return
-    if output is not None and output.suffix not in {".json", ".md"}:
-        raise ConvscopeError(f"-o {output}: expected a name that ends in .json or .md")
-    saved = [name for name in names if name.endswith(".json")]
-    if saved and len(names) > 1:
-        raise ConvscopeError("a file of results stands alone: name one file, or experiments")
-    if saved:
-        records = record.read(Path(saved[0]))
-        if not records:
-            raise ConvscopeError(
-                f"{saved[0]} does not exist or holds no results; make it with convscope papers NAME -o FILE"
-            )
-        _show(records, saved[0], output)
+    if any(name.endswith(".json") for name in names):
+        if len(names) > 1:
+            raise ConvscopeError("a file of results stands alone: name one file, or experiments")
+        _show(Path(names[0]), output)
         return
 
+    output = output or Path("papers.json")
+    if output.suffix != ".json":
+        raise ConvscopeError(f"-o {output}: results are kept in a FILE.json; a page of it is made afterwards")
     located = {}
     for item in data:
         name, equals, path = item.partition("=")
@@ -95,30 +94,25 @@ def papers(
     scaled = f" --scale {scale}" if scale != "cpu" else ""
     command = f"convscope papers NAME{scaled}" + "".join(f" --data {item}" for item in data)
     wanted = list(experiments().values()) if everything else chosen(names)
+    missing = record.left(wanted, output, scale)
     if everything:
-        output = output or Path("papers.json")
-        if output.suffix != ".json":
-            raise ConvscopeError(f"-o {output}: --all saves to a FILE.json; make the page of that afterwards")
-        missing = record.left(wanted, output, scale)
         if len(missing) < len(wanted):
             click.echo(f"{len(wanted) - len(missing)} of {len(wanted)} experiments stand in {output} already")
         wanted = missing
-    records = {}
+    stopped = False
     try:
         for experiment, result in record.run_all(wanted, Setup(scale, located, cache), command, jobs):  # type: ignore[arg-type]
-            records[experiment.key] = result
-            if output is not None and output.suffix == ".json":
-                record.add(output, experiment.key, result)
+            record.add(output, experiment.key, result)
+            stopped |= result["status"] == record.FAILED
             click.echo(table.text(experiment.key, result))
     except KeyboardInterrupt:
-        kept = f": {output} holds what was done" if output is not None and output.suffix == ".json" else ""
-        click.echo(f"Interrupted{kept}.", err=True)
+        click.echo(f"Interrupted: {output} holds what was done.", err=True)
         sys.exit(3)
-    if output is not None and output.suffix == ".md":
-        output.write_text(table.markdown(records, "FILE.json"), encoding="utf-8")
-    if output is not None:
-        click.echo(f"written to {output}")
-    if any(result["status"] == record.FAILED for result in records.values()):
+    finally:
+        if output.exists():
+            _write(record.read(output), str(output), output.with_suffix(".html"))
+    click.echo(f"written to {output} and {output.with_suffix('.html')}")
+    if stopped:
         sys.exit(1)
 
 
@@ -131,15 +125,28 @@ def _listed(experiment: Experiment) -> str:
     return "\n".join([*lines, *(f"    {scale}: {cost}" for scale, cost in experiment.costs.items())])
 
 
-def _show(records: dict, source: str, output: Path | None) -> None:
+def _show(saved: Path, output: Path | None) -> None:
     from convscope.core.errors import ConvscopeError
-    from convscope.papers import table
+    from convscope.papers import record, table
 
+    records = record.read(saved)
+    if not records:
+        raise ConvscopeError(f"{saved} does not exist or holds no results; make it with convscope papers NAME -o FILE")
     if output is None:
         for key, result in records.items():
             click.echo(table.text(key, result))
         return
-    if output.suffix != ".md":
-        raise ConvscopeError(f"-o {output}: results that exist already are written as a page, FILE.md")
-    output.write_text(table.markdown(records, source), encoding="utf-8")
+    _write(records, str(saved), output)
     click.echo(f"written to {output}")
+
+
+def _write(records: dict, source: str, output: Path) -> None:
+    from convscope.core.errors import ConvscopeError
+    from convscope.papers import page, table
+
+    if output.suffix == ".md":
+        table.write_pages(records, source, output)
+    elif output.suffix == ".html":
+        output.write_text(page.html(records), encoding="utf-8")
+    else:
+        raise ConvscopeError(f"-o {output}: saved results are written as a page, FILE.html or FILE.md")

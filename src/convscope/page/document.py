@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
@@ -48,13 +48,28 @@ def render(report: Report) -> str:
         report: what to show.
     """
     view = _view(report)
-    page: str = _template().render(**view)
+    page = fill("report.html", view)
     for give_way in (_drop_numbers, _drop_figures):
         if len(page.encode("utf-8", "replace")) > LARGEST_PAGE:
             for section in view["sections"]:
                 give_way(section)
-            page = _template().render(**view)
+            page = fill("report.html", view)
     return page
+
+
+def fill(template: str, view: Mapping[str, Any]) -> str:
+    """Returns a page of this package's templates, with its style and script inside and nothing from elsewhere allowed.
+
+    Args:
+        template: the template's file name.
+        view: what it shows.
+    """
+    css, js = _asset("report.css"), _asset("report.js")
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_hash(css)}; script-src {_hash(js)}; base-uri 'none'; "
+        "form-action 'none'"
+    )
+    return _templates().get_template(template).render(policy=policy, css=Markup(css), js=Markup(js), **view)
 
 
 def _drop_numbers(section: dict[str, Any]) -> None:
@@ -76,15 +91,16 @@ def _asset(name: str) -> str:
 
 
 @cache
-def _template() -> Template:
+def _templates() -> Environment:
     environment = Environment(
+        loader=FunctionLoader(_asset),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         finalize=lambda x: x if isinstance(x, Markup) else "\n".join(map(clean, str(x).split("\n"))),
     )
     environment.globals["count"] = count
-    return environment.from_string(_asset("report.html"))
+    return environment
 
 
 def _hash(text: str) -> str:
@@ -94,7 +110,6 @@ def _hash(text: str) -> str:
 def _view(report: Report) -> dict[str, Any]:
     from convscope.page.report import TOP_FINDINGS
 
-    css, js = _asset("report.css"), _asset("report.js")
     head, coverage = report.head, report.coverage
     anchors = [_anchors(result, i) for i, result in enumerate(report.results)]
     top = [
@@ -116,10 +131,6 @@ def _view(report: Report) -> dict[str, Any]:
     contents += [("definitions", "Definitions")] if definitions else []
     contents += [("provenance", "How this was made")]
     return {
-        "policy": "default-src 'none'; img-src data:; "
-        f"style-src {_hash(css)}; script-src {_hash(js)}; base-uri 'none'; form-action 'none'",
-        "css": Markup(css),
-        "js": Markup(js),
         "title": f"{name} · convscope",
         "heading_text": name,
         "lede": f"on {head.data}" if head.network and head.data else "",
@@ -142,7 +153,10 @@ def _view(report: Report) -> dict[str, Any]:
         "unreadable": coverage.unreadable[:_MOST_ITEMS],
         "unreadable_total": len(coverage.unreadable),
         "unreadable_more": _beyond(len(coverage.unreadable)),
-        "timings": _grid({"part": list(coverage.seconds), "seconds": [f"{s:.2f}" for s in coverage.seconds.values()]}),
+        "timings": grid_of({
+            "part": list(coverage.seconds),
+            "seconds": [f"{s:.2f}" for s in coverage.seconds.values()],
+        }),
         "classes": ", ".join(head.classes[:_MOST_ITEMS]) + (", …" if len(head.classes) > _MOST_ITEMS else ""),
         "classes_total": len(head.classes),
     }
@@ -206,7 +220,7 @@ def _section(result: Result, i: int, anchors: Mapping[str, str]) -> dict[str, An
         "findings": found[1:],
         "main": figures[0] if figures else None,
         "others": figures[1:],
-        "table": _grid({str(name): column.tolist() for name, column in frame.items()}),
+        "table": grid_of({str(name): column.tolist() for name, column in frame.items()}),
         "dropped": "",
     }
 
@@ -226,12 +240,16 @@ def _figure(name: str, figure: Figure | None, place: str) -> dict[str, Any]:
         "failure": failure,
         "caption": caption if figure is not None else "",
         "how_to_read": str(getattr(figure, "how_to_read", "")),
-        "numbers": _grid(getattr(figure, "data", {})),
+        "numbers": grid_of(getattr(figure, "data", {})),
     }
 
 
-def _grid(columns: Mapping[str, Sequence[Any]]) -> dict[str, Any] | None:
-    """Returns a table of columns, padded to the longest; None where there is nothing in it."""
+def grid_of(columns: Mapping[str, Sequence[Any]]) -> dict[str, Any] | None:
+    """Returns what the templates' macro "grid" shows: columns, padded to the longest; None where nothing is in them.
+
+    Args:
+        columns: name to values.
+    """
     total = max(map(len, columns.values()), default=0)
     if not total:
         return None
@@ -293,7 +311,7 @@ def _anchors(result: Result, i: int) -> dict[str, str]:
 
 
 def _finding(finding: Finding, anchors: Mapping[str, str]) -> dict[str, Any]:
-    return {"text": finding.text, "number": _number(finding.number, anchors)}
+    return {"text": finding.text, "number": number_of(finding.number, anchors)}
 
 
 def _shared_notes(numbers: Sequence[Number]) -> list[str]:
@@ -312,10 +330,17 @@ def _layer_number(number: Number, anchors: Mapping[str, str], scale: Scale, shar
     short = replace(number, chance_name="") if f"chance is {number.chance_name}" in shared else number
     notes = [_NO_SPREAD] if number.spread is None and not math.isnan(number.value) else []
     notes.append(chance(short))
-    return _number(number, anchors, scale) | {"notes": [note for note in notes if note not in shared]}
+    return number_of(number, anchors, scale) | {"notes": [note for note in notes if note not in shared]}
 
 
-def _number(number: Number, anchors: Mapping[str, str], scale: Scale | None = None) -> dict[str, Any]:
+def number_of(number: Number, anchors: Mapping[str, str] | None = None, scale: Scale | None = None) -> dict[str, Any]:
+    """Returns what the templates' macro "measure" shows of a number.
+
+    Args:
+        number: the number.
+        anchors: definition to the place on the page where it stands.
+        scale: of its gauge; None: its own.
+    """
     undefined = math.isnan(number.value)
     scale = scale or scale_of([number])
     return {
@@ -326,7 +351,7 @@ def _number(number: Number, anchors: Mapping[str, str], scale: Scale | None = No
         "chance": chance(number),
         "verdict": verdict(number),
         "gauge": gauge(number, scale),
-        "href": anchors.get(number.definition, ""),
+        "href": (anchors or {}).get(number.definition, ""),
         "sort": repr(float(number.value)) if math.isfinite(number.value) else "",
     }
 

@@ -29,6 +29,8 @@ WANTED = {
     "fashion-mnist": "a folder with Fashion-MNIST as idx files, gzipped or not (train-images-idx3-ubyte, "
     "train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte)",
     "mnist": "a folder with MNIST as idx files, gzipped or not, named as those of Fashion-MNIST",
+    "cifar100": "a folder with CIFAR-100 as the Python batches (train, test, meta)",
+    "celeba": "a folder with one sub-folder of pictures for each class, such as faces of CelebA by an attribute",
     "imagenet": "a folder with imagenet*.npz, or that file: images uint8 [n, 224, 224, 3] of ImageNet",
     "weights": "a folder with squeezenet1_1_imagenet, resnet20_cifar10, resnet56_cifar10 and "
     "caffe_cifar10_full_trajectory, each .safetensors",

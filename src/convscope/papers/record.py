@@ -18,6 +18,7 @@ import torch
 from convscope.core.errors import ConvscopeError
 from convscope.papers.data import WANTED, locate
 from convscope.papers.registry import Experiment, Setup, experiments
+from convscope.papers.stand_ins import stand_in
 
 SCHEMA = 1
 DONE = "done"
@@ -32,6 +33,8 @@ def run_all(
 ) -> Iterator[tuple[Experiment, Record]]:
     """Yields each experiment with its record as soon as it is done.
 
+    At scale "smoke" small stand-ins take the place of data sets that ``setup.data`` does not name.
+
     Args:
         chosen: experiments; one after the other they share in memory what they train.
         setup: scale, data and cache.
@@ -42,15 +45,19 @@ def run_all(
     Yields:
         The experiment and its record as ``run_one`` gives it; with several jobs, the first to end comes first.
     """
-    if jobs == 1:
-        for experiment in chosen:
-            yield experiment, run_one(experiment, setup, command)
-        return
-    from joblib import Parallel, delayed
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if setup.scale == "smoke":
+            names = {name for experiment in chosen for name in experiment.data} - set(setup.data)
+            setup = replace(setup, data={**setup.data, **{name: stand_in(name, folder) for name in sorted(names)}})
+        if jobs == 1:
+            for experiment in chosen:
+                yield experiment, run_one(experiment, setup, command)
+            return
+        from joblib import Parallel, delayed
 
-    known = {experiment.key: experiment for experiment in chosen}
-    with tempfile.TemporaryDirectory() as folder:
-        shared = replace(setup, cache=setup.cache or Path(folder), progress=False)
+        known = {experiment.key: experiment for experiment in chosen}
+        shared = replace(setup, cache=setup.cache or folder / "networks", progress=False)
         tasks = (delayed(_named)(key, shared, command) for key in known)
         for key, record in Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks):
             yield known[key], record

@@ -16,6 +16,8 @@ SCALES: tuple[Scale, ...] = get_args(Scale)
 #: Two values that differ by less are called equally good.
 TIE = 0.01
 
+Verdict = Literal["reproduced", "not reproduced", "claim holds", "claim fails", ""]
+
 
 @dataclass(frozen=True)
 class Row:
@@ -23,13 +25,16 @@ class Row:
 
     Attributes:
         quantity: what it is, in words.
-        paper: the paper's value as it states it, or "not stated".
-        expected: (low, high), the interval in which our value counts as agreement; None where the paper states none.
+        paper: the paper's value as it states it, or "not stated"; where it states none, what its claim implies.
+        expected: (low, high), the interval in which our value counts as agreement; None: measured beside, no claim.
         ours: mean over runs, standard deviation over them (None with one), and what chance gives.
         n: number of values that mean and deviation are over.
         baselines: name to what a trivial curve or alternative gives for the same quantity, mean over the same runs.
         note: what a reader must know to compare.
         better: "higher" or "lower" where the baselines compete with our value and that wins; else "".
+        printed: whether ``expected`` surrounds a number that the authors printed (paper, code or notebook), rather
+            than what their claim implies.
+        reason: where our value lies outside ``expected``, why: which assumption fails.
     """
 
     quantity: str
@@ -40,29 +45,57 @@ class Row:
     baselines: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
     better: Literal["higher", "lower", ""] = ""
+    printed: bool = False
+    reason: str = ""
 
     @property
-    def verdict(self) -> str:
-        """Whether our value agrees with the paper's, and which baseline does as well or better.
+    def verdict(self) -> Verdict:
+        """Whether our value agrees with what the authors printed, or with what they claim; "" where they say nothing.
 
         Example:
-            >>> Row("fit", "0.94", (0.85, 1.0), Number(0.93), 3, {"bump": 0.95, "ramp": 0.6}, "", "higher").verdict
-            'agrees; bump does better'
-            >>> Row("fit", "not stated", None, Number(0.93), 3, {"ramp": 0.6}, "", "higher").verdict
-            'no number to compare; ahead of the rest'
+            >>> Row("fit", "0.94", (0.85, 1.0), Number(0.93), 3, printed=True).verdict
+            'reproduced'
+            >>> Row("fit", "high", (0.85, 1.0), Number(0.7), 3, reason="few images").verdict
+            'claim fails'
         """
-        value = self.ours.value
         if self.expected is None:
-            text = "no number to compare"
-        else:
-            text = "agrees" if self.expected[0] <= value <= self.expected[1] else "differs"
+            return ""
+        if self.expected[0] <= self.ours.value <= self.expected[1]:
+            return "reproduced" if self.printed else "claim holds"
+        return "not reproduced" if self.printed else "claim fails"
+
+    @property
+    def judgement(self) -> str:
+        """The verdict in words, with the reason where our value does not agree.
+
+        Example:
+            >>> Row("fit", "high", (0.85, 1.0), Number(0.7), 3, reason="few images").judgement
+            'claim fails: few images'
+        """
+        words = {"": "no claim", "claim holds": "claim holds (no printed number)"}.get(self.verdict, self.verdict)
+        return f"{words}: {self.shortfall}" if self.shortfall else words
+
+    @property
+    def shortfall(self) -> str:
+        """Why our value does not agree; "" where it does, or where nothing is claimed."""
+        agrees = self.verdict not in {"not reproduced", "claim fails"}
+        return "" if agrees else self.reason or "no reason found"
+
+    @property
+    def rivals(self) -> str:
+        """Which baseline does as well or better; "" where none competes.
+
+        Example:
+            >>> Row("fit", "0.94", (0.85, 1.0), Number(0.93), 3, {"bump": 0.95, "ramp": 0.6}, "", "higher").rivals
+            'bump does better'
+        """
         if not self.better or not self.baselines:
-            return text
-        sign = 1 if self.better == "higher" else -1
+            return ""
+        value, sign = self.ours.value, 1 if self.better == "higher" else -1
         name, rival = max(self.baselines.items(), key=lambda item: sign * item[1])
         if abs(rival - value) < TIE:
-            return f"{text}; {name} does as well"
-        return f"{text}; {name} does better" if sign * (rival - value) > 0 else f"{text}; ahead of the rest"
+            return f"{name} does as well"
+        return f"{name} does better" if sign * (rival - value) > 0 else "ahead of the rest"
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values."""
@@ -76,6 +109,8 @@ class Row:
             "verdict": self.verdict,
             "note": self.note,
             "better": self.better,
+            "printed": self.printed,
+            "reason": self.reason,
         }
 
     @classmethod
@@ -91,6 +126,8 @@ class Row:
             {name: float("nan") if value is None else value for name, value in data["baselines"].items()},
             data["note"],
             data["better"],
+            data["printed"],
+            data["reason"],
         )
 
 

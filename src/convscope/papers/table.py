@@ -3,77 +3,139 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from convscope.core.results import Number
 from convscope.page.wording import value_and_spread
 from convscope.papers.record import DONE, Record
-from convscope.papers.registry import Row, compared_with, experiments, titles
+from convscope.papers.registry import Row, Verdict, compared_with, experiments, titles
+
+COUNTED: tuple[Verdict, ...] = ("reproduced", "not reproduced", "claim holds", "claim fails")
 
 
-def markdown(records: Mapping[str, Record], source: str) -> str:
-    """Returns a page of Markdown with every experiment's table.
+def in_order(records: Mapping[str, Record]) -> dict[str, list[str]]:
+    """Returns the names of experiments by paper, both in the order of the list of experiments.
+
+    Args:
+        records: by experiment, as ``convscope.papers.record.read`` gives them.
+    """
+    known = experiments()
+    order = [key for key in known if key in records] + [key for key in records if key not in known]
+    found: dict[str, list[str]] = {}
+    for key in order:
+        found.setdefault(records[key]["paper"], []).append(key)
+    return found
+
+
+def rows_of(record: Record) -> list[Row]:
+    """Returns the rows of an experiment; none where it was not run."""
+    return [Row.from_json(row) for row in record.get("rows", ())]
+
+
+def counted(rows: Iterable[Row]) -> str:
+    """Returns how many rows have which verdict, in words; "" where none has one."""
+    counts = Counter(row.verdict for row in rows)
+    return ", ".join(f"{counts[verdict]} × {verdict}" for verdict in COUNTED if counts[verdict])
+
+
+def summary(records: Mapping[str, Record]) -> str:
+    """Returns a Markdown table of how many quantities of each paper have which verdict.
+
+    Args:
+        records: by experiment, as ``convscope.papers.record.read`` gives them.
+    """
+    body = []
+    for paper, keys in in_order(records).items():
+        counts = Counter(row.verdict for key in keys for row in rows_of(records[key]))
+        without = sum(records[key]["status"] != DONE for key in keys)
+        body.append([titles().get(paper, paper), str(len(keys)), *(str(counts[v]) for v in COUNTED), str(without)])
+    head = ("paper", "experiments", *COUNTED[:2], "claim holds (no printed number)", COUNTED[3], "not run")
+    return "\n".join(_table(head, body))
+
+
+def write_pages(records: Mapping[str, Record], source: str, path: Path) -> None:
+    """Writes a page with every verdict, and beside it a folder of its name with a page for each paper.
+
+    Args:
+        records: by experiment, as ``convscope.papers.record.read`` gives them.
+        source: the results file's name, which the pages cite.
+        path: of the page, FILE.md.
+    """
+    folder = path.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(overview(records, source, folder.name), encoding="utf-8")
+    for paper, keys in in_order(records).items():
+        (folder / f"{paper}.md").write_text(of_paper(paper, {key: records[key] for key in keys}), encoding="utf-8")
+
+
+def overview(records: Mapping[str, Record], source: str, folder: str) -> str:
+    """Returns a page of Markdown with the verdict on every quantity that a paper prints or claims something about.
 
     Args:
         records: by experiment, as ``convscope.papers.record.read`` gives them.
         source: the results file's name, which the page cites.
+        folder: where the papers' pages lie.
     """
-    known = experiments()
-    order = [key for key in known if key in records] + [key for key in records if key not in known]
-    lines: list[str] = []
-    for paper in dict.fromkeys(records[key]["paper"] for key in order):
-        mine = [key for key in order if records[key]["paper"] == paper]
-        word = compared_with(paper)
-        lines += [f"# {titles().get(paper, paper)}: the {word}'s values and ours", ""]
-        lines += [
-            f"Made from `{source}` by `convscope papers {source} -o PAGE.md`; do not edit. "
-            "Ours is mean ± standard deviation over n values; chance is the central 95 %. A value *agrees* when it "
-            f"lies in the interval that is named beside the {word}'s; trivial curves and alternatives stand beside it, "
-            "and the verdict names one that does as well or better.",
-            "",
-        ]
-        rows = [(key.rpartition("/")[2], Row.from_json(row)) for key in mine for row in records[key].get("rows", ())]
-        lines += _overview(rows, word)
-        for key in mine:
-            lines += _section(key, records[key])
+    scales = sorted({record["scale"] for record in records.values()})
+    lines = [
+        "# The papers' numbers beside ours",
+        "",
+        f"Made from `{source}` (scale {', '.join(scales)}) by `convscope papers {source} -o PAGE.md`; do not edit.",
+        "",
+        "*Reproduced*: our value lies in an interval around a number that the authors printed. *Claim holds*: they "
+        "print no number, and our value lies where what they claim puts it. Where a value lies outside, the reason "
+        "that we found stands beside it. Intervals, trivial baselines, settings and all further quantities stand on "
+        "the papers' own pages.",
+        "",
+        summary(records),
+        "",
+    ]
+    for paper, keys in in_order(records).items():
+        lines += [f"## {titles().get(paper, paper)}", "", f"[All quantities and settings]({folder}/{paper}.md)", ""]
+        body: list[list[str]] = []
+        for key in keys:
+            name, record = key.rpartition("/")[2], records[key]
+            if record["status"] != DONE:
+                body.append([name, record["shows"], "", "", "", _not_run(record)])
+            body += [
+                [name, row.quantity, _paper(row), _value(row.ours), _null(row), row.judgement]
+                for row in rows_of(record)
+                if row.verdict
+            ]
+        lines += _table(("experiment", "quantity", compared_with(paper), "ours", "beside it", "verdict"), body)
+        lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _overview(rows: Sequence[tuple[str, Row]], word: str) -> list[str]:
-    compared = [(name, row) for name, row in rows if row.expected is not None]
-    differs = [(name, row) for name, row in compared if row.verdict.startswith("differs")]
-    if not compared:
-        return []
-    lines = [f"Of {len(compared)} values with an interval of agreement, {len(compared) - len(differs)} agree.", ""]
-    for name, row in differs:
-        note = f" ({row.note})" if row.note else ""
-        lines.append(f"- Differs: {name}: {row.quantity}: {word} {row.paper}, ours {_value(row.ours)}{note}.")
-    for title, ends in (
-        ("A rival does as well or better", ("does better", "does as well")),
-        ("Ahead of its rivals", ("ahead of the rest",)),
-    ):
-        for name, row in rows:
-            if row.verdict.endswith(ends):
-                lines.append(f"- {title}: {name}: {row.quantity}: ours {_value(row.ours)}; {_beside(row)}.")
-    return [*lines, ""]
+def of_paper(paper: str, records: Mapping[str, Record]) -> str:
+    """Returns a page of Markdown with every quantity of a paper's experiments.
 
-
-def _paper(row: Row) -> str:
-    if row.expected is None:
-        return row.paper
-    return f"{row.paper} (agreement: {_plain(row.expected[0])} to {_plain(row.expected[1])})"
-
-
-def _beside(row: Row) -> str:
-    return "; ".join(f"{name} {_plain(value)}" for name, value in row.baselines.items())
+    Args:
+        paper: its short name.
+        records: of its experiments, as ``convscope.papers.record.read`` gives them.
+    """
+    word = compared_with(paper)
+    lines = [
+        f"# {titles().get(paper, paper)}",
+        "",
+        "Ours is mean ± standard deviation over n values; chance is the central 95 %. "
+        f"Beside the {word}'s value stands the interval in which ours counts as agreement; trivial curves and "
+        "alternatives stand beside ours.",
+        "",
+    ]
+    for key, record in records.items():
+        lines += _section(key, record)
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _section(key: str, record: Record) -> list[str]:
-    lines = [f"## {key}", "", f"{record['shows']} {record['claim']}", "", f"    {record['command']}", ""]
+    lines = [f"## {key.rpartition('/')[2]}", "", f"{record['shows']} {record['claim']}", ""]
+    lines += [f"    {record['command']}", ""]
     if record["status"] != DONE:
-        return [*lines, f"**{record['status']}**: {'; '.join(record['why'])}", ""]
-    rows = [Row.from_json(row) for row in record["rows"]]
+        return [*lines, f"**{_not_run(record)}**", ""]
     lines += _table(
         ("quantity", compared_with(record["paper"]), "ours", "n", "chance", "beside it", "verdict"),
         (
@@ -83,20 +145,19 @@ def _section(key: str, record: Record) -> list[str]:
                 _value(row.ours),
                 str(row.n),
                 _chance(row.ours),
-                _beside(row),
-                row.verdict,
+                "; ".join(filter(None, [beside(row), row.rivals])),
+                row.judgement,
             )
-            for row in rows
+            for row in rows_of(record)
         ),
     )
-    settings = [f"{name}: {value}" for name, value in record["settings"].items()]
-    versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
-    lines += ["", *(f"- {line}" for line in settings)]
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    lines += ["", *(f"- {name}: {value}" for name, value in record["settings"].items())]
     lines += [f"- scale {record['scale']}; {_duration(record)}; {versions}; {record['finished']}", ""]
     for name, table in record["details"].items():
         if table:
-            lines += ["<details>", f"<summary>{name.replace('_', ' ')}</summary>", ""]
-            lines += _table(tuple(table[0]), ([_cell(value) for value in line.values()] for line in table))
+            lines += ["<details markdown>", f"<summary>{name.replace('_', ' ')}</summary>", ""]
+            lines += _table(tuple(table[0]), ([cell(value) for value in line.values()] for line in table))
             lines += ["", "</details>", ""]
     return lines
 
@@ -111,23 +172,55 @@ def text(key: str, record: Record) -> str:
     if record["status"] != DONE:
         return f"{key}: {record['status']}\n  " + "\n  ".join(record["why"])
     lines = [f"{key}: {record['shows']}"]
-    for row in (Row.from_json(data) for data in record["rows"]):
-        word = compared_with(record["paper"])
-        lines += [f"  {row.quantity}", f"    {word} {row.paper}; ours {_value(row.ours)} (n = {row.n}); {row.verdict}"]
-        lines += [f"    beside it: {_beside(row)}"] if row.baselines else []
+    word = compared_with(record["paper"])
+    for row in rows_of(record):
+        ours = f"ours {_value(row.ours)} (n = {row.n})"
+        lines += [f"  {row.quantity}", f"    {word} {row.paper}; {ours}; {row.judgement}"]
+        lines += [f"    beside it: {'; '.join(filter(None, [beside(row), row.rivals]))}"] if row.baselines else []
     return "\n".join(lines)
 
 
+def beside(row: Row) -> str:
+    """Returns what trivial curves and alternatives give for a quantity."""
+    return "; ".join(f"{name} {_plain(value)}" for name, value in row.baselines.items())
+
+
+def cell(value: Any) -> str:
+    """Returns a value of an experiment's further tables as text."""
+    if isinstance(value, float):
+        return _plain(value)
+    if isinstance(value, list):
+        return " ".join(_plain(v) for v in value)
+    return "" if value is None else str(value)
+
+
+def _not_run(record: Record) -> str:
+    return f"{record['status']}: {'; '.join(record['why'])}"
+
+
+def _null(row: Row) -> str:
+    """Returns what there is to compare a value with: chance, and the rival that does best."""
+    parts = [f"chance {_chance(row.ours)}"] if row.ours.chance else []
+    return "; ".join([*parts, *filter(None, [beside(row)])])
+
+
+def _paper(row: Row) -> str:
+    if row.expected is None:
+        return row.paper
+    return f"{row.paper} (agreement: {_plain(row.expected[0])} to {_plain(row.expected[1])})"
+
+
 def _duration(record: Record) -> str:
-    training = sum(line["training seconds"] for line in record["details"].get("networks", ()))
+    training = sum(line.get("training seconds", 0) for line in record["details"].get("networks", ()))
+    taken = f"{record['seconds']:.0f} s"
     if not training:
-        return f"{record['seconds']:.0f} s"
-    return f"its networks took {training / 60:.0f} min to train (each is trained once for all experiments)"
+        return taken
+    return f"{taken}; its networks took {training / 60:.0f} min to train, here or in an experiment that shares them"
 
 
 def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
     def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
 
     return [line(head), line("---" for _ in head), *(line(cells) for cells in body)]
 
@@ -149,11 +242,3 @@ def _plain(value: float) -> str:
         return f"{value:.1g}".replace("-", "−")
     digits = 3 if abs(value) < 0.095 and value else 2
     return (f"{value:.0f}" if abs(value) >= 10 else f"{value:.{digits}f}").replace("-", "−")
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return _plain(value)
-    if isinstance(value, list):
-        return " ".join(_plain(v) for v in value)
-    return "" if value is None else str(value)
