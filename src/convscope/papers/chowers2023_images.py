@@ -1,4 +1,4 @@
-"""The experiments of Chowers & Weiss (2023) that are about the images: whitening, and what labels know of patches."""
+"""The experiments of Chowers & Weiss (2023) on decorrelation: by more images, and against perfect whitening."""
 
 from __future__ import annotations
 
@@ -7,17 +7,12 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from convscope.core.results import Number
 from convscope.core.similarity import pearson
 from convscope.firstlayer.fit import fit_energy_profile
-from convscope.firstlayer.labels import patch_energies
 from convscope.firstlayer.whitening import autocorrelation, raw_pixels_gram, whitening_curves
 from convscope.papers.laboratory import LAG, Laboratory, laboratory
 from convscope.papers.registry import Outcome, Row, Setup, summary
-from convscope.training.loop import relabel
 
 
 def more_images(setup: Setup) -> Outcome:
@@ -139,34 +134,3 @@ def _pixel_variants(lab: Laboratory) -> dict[str, float]:
     x = lab.trainer.train.pixels.double()
     products = (x[..., LAG:] * x[..., :-LAG]).mean() / 2 + (x[:, :, LAG:] * x[:, :, :-LAG]).mean() / 2
     return variants | {"mean not subtracted": float(products / x.square().mean())}
-
-
-def labels(setup: Setup) -> Outcome:
-    """Returns how strongly classes correlate with the principal components of an image's patches."""
-    lab = laboratory(setup)
-    images, classes = lab.trainer.train.images.double(), lab.trainer.train.labels
-    averages, energies = patch_energies(images, lab.moments.geometry, lab.moments)
-    rows = [
-        _label_row("coefficient of the average patch along a component", averages, classes),
-        _label_row("mean energy of the patches along a component", energies, classes),
-    ]
-    return lab.outcome(rows, [])
-
-
-def _label_row(what: str, values: Tensor, labels: Tensor) -> Row:
-    sizes = _label_correlations(values, labels).abs()
-    draws = [_label_correlations(values, relabel(labels, "permuted", seed)).abs().mean() for seed in range(100)]
-    low, high = torch.quantile(torch.stack(draws), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Row(
-        f"mean size of the correlation between one class against the rest and the {what}",
-        "around 0",
-        (0.0, 0.1),
-        Number(float(sizes.mean()), None, (low, high), "", "permuted labels"),
-        sizes.numel(),
-        {"largest of all": float(sizes.max())},
-        "Figure 5, whose text speaks of coefficients and whose caption of energies",
-    )
-
-
-def _label_correlations(values: Tensor, labels: Tensor) -> Tensor:
-    return pearson(nn.functional.one_hot(labels).T[:, None], values.T[None])

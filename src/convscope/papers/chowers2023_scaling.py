@@ -26,7 +26,7 @@ def patch_scaling(setup: Setup) -> Outcome:
     layers: list[TrainedLayer] = []
     each: list[dict[str, Any]] = []
     for kind in KINDS:
-        runs = [lab.layer(kind, 0, t) for t in lab.size.components]
+        runs = [lab.layer(kind, 0, component=t, factor=FACTOR) for t in lab.size.components]
         plain = lab.layers(kind)
         layers += [*plain, *runs]
         scaled = [lab.learned(x) for x in runs]

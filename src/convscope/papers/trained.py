@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,7 @@ from torch import Tensor, nn
 from convscope.papers.data import LabelledImages
 from convscope.papers.kept import Scores, learn, once
 from convscope.training.loop import LabelKind, Snapshots, State, relabel
-from convscope.training.networks import SmallVGG
-
-_FIRST = "features.0.weight"
+from convscope.training.networks import CifarResNet, SmallVGG
 
 
 @dataclass(frozen=True)
@@ -23,14 +22,15 @@ class Recipe:
     """Everything that decides a trained network, the images apart.
 
     Attributes:
-        labels: "true" or "permuted".
+        labels: "true" or "permuted" (those of the data, given to other images).
         seed: of the initial weights, the order of images and the permutation of labels.
         epochs: number of times that every image is visited.
-        widths: filters of each stage of the network (``SmallVGG``), the first layer's first.
+        widths: filters of each stage of the network, the first layer's first; of a "resnet", of its first layer alone.
         lr: SGD's step size; constant, without momentum and weight decay, as in the paper's code.
         batch_size: images a step.
         component: index of the principal component along which every patch is scaled, or None.
         factor: alpha, the scaling of that component's coefficient; 1 changes nothing.
+        network: "vgg" (``SmallVGG``) or "resnet" (``CifarResNet`` with one block a stage: eight layers).
     """
 
     labels: LabelKind
@@ -41,6 +41,12 @@ class Recipe:
     batch_size: int = 50
     component: int | None = None
     factor: float = 1.0
+    network: Literal["vgg", "resnet"] = "vgg"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON values; the kind of network only where it is not VGG's, which kept files do not name."""
+        values = asdict(self)
+        return values if self.network != "vgg" else {k: v for k, v in values.items() if k != "network"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class TrainedLayer:
 
     Attributes:
         recipe: how it was trained.
-        weights: {epochs completed: [k, 3, 3, 3]}; 0 is the initial weight, the largest the final one.
+        weights: {epochs completed: [k, c, 3, 3]}; 0 is the initial weight, the largest the final one.
         scores: how well its network learned.
     """
 
@@ -59,12 +65,12 @@ class TrainedLayer:
 
     @property
     def initial(self) -> Tensor:
-        """The weights [k, 3, 3, 3] before training."""
+        """The weights [k, c, 3, 3] before training."""
         return self.weights[0]
 
     @property
     def final(self) -> Tensor:
-        """The weights [k, 3, 3, 3] after training."""
+        """The weights [k, c, 3, 3] after training."""
         return self.weights[max(self.weights)]
 
 
@@ -97,6 +103,14 @@ class ScaledPatches(nn.Conv2d):
         return F.conv2d(images, filters, None, self.stride, self.padding)
 
 
+def untrained(recipe: Recipe, data: LabelledImages) -> nn.Module:
+    """Returns the network of a recipe for some images, its weights drawn from the global random state."""
+    classes, (channels, size) = int(data.labels.max()) + 1, data.images.shape[1:3]
+    if recipe.network == "resnet":
+        return CifarResNet(1, classes, channels, recipe.widths[0])
+    return SmallVGG(classes, channels, recipe.widths, size)
+
+
 @dataclass
 class Trainer:
     """Trains networks on one data set, and reads back those that it has trained before.
@@ -125,7 +139,7 @@ class Trainer:
         """
         if recipe not in self.memory:
             data = [self.train.fingerprint, self.test.fingerprint]
-            tensors, scores = once(self.folder, data, asdict(recipe), partial(self._train, recipe))
+            tensors, scores = once(self.folder, data, recipe.to_json(), partial(self._train, recipe))
             weights = {int(epoch): tensors[epoch] for epoch in sorted(tensors, key=int)}
             self.memory[recipe] = TrainedLayer(recipe, weights, scores)
         return self.memory[recipe]
@@ -133,14 +147,16 @@ class Trainer:
     def _train(self, recipe: Recipe) -> tuple[State, Scores]:
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
-            network = SmallVGG(10, 3, recipe.widths)
+            network = untrained(recipe, self.train)
         if recipe.component is not None:
+            assert isinstance(network, SmallVGG), "patches are scaled in networks of VGG's kind"
             plain = network.features[0]
             assert isinstance(plain, nn.Conv2d)
             network.features[0] = ScaledPatches(plain, self.directions[:, recipe.component], recipe.factor)
+        first = next(f"{name}.weight" for name, m in network.named_modules() if isinstance(m, nn.Conv2d))
         marks = [0, *(2**i for i in range(recipe.epochs.bit_length()) if 2**i < recipe.epochs), recipe.epochs]
-        snapshots = Snapshots([_FIRST], marks)
-        title = f"{recipe.labels} labels, seed {recipe.seed}"
+        snapshots = Snapshots([first], marks)
+        title = f"{recipe.network}, {recipe.labels} labels, seed {recipe.seed}"
         if recipe.component is not None:
             title += f", component {recipe.component} x {recipe.factor:g}"
         _, scores = learn(
@@ -155,4 +171,4 @@ class Trainer:
             progress=title if self.progress else False,
             callbacks=[snapshots],
         )
-        return {str(epoch): state[_FIRST].contiguous() for epoch, state in snapshots.kept.items()}, scores
+        return {str(epoch): state[first].contiguous() for epoch, state in snapshots.kept.items()}, scores
