@@ -128,3 +128,15 @@ def test_wrong_arguments_are_named():
         minimise_norm(scalar(), x, y[:3], penalty=0.1, steps=5, progress=False)
     with pytest.raises(ValueError, match="cannot meet targets"):
         minimise_norm(scalar(), x, y[:, 0], penalty=0.1, steps=5, progress=False)
+
+
+def test_tiny_numbers_are_numbers_again_after_training():
+    tiny = torch.tensor(1e-40)
+    minimise_norm(scalar(), *line(), penalty=0.5, steps=3, progress=False)
+    assert tiny * 1
+    torch.set_flush_denormal(True)
+    try:
+        minimise_norm(scalar(), *line(), penalty=0.5, steps=3, progress=False)
+        assert not tiny * 1
+    finally:
+        torch.set_flush_denormal(False)

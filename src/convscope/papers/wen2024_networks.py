@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from joblib import cpu_count
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -75,7 +75,7 @@ def trained(setup: Setup, jobs: Sequence[Job]) -> list[Trained]:
     wanted = {key: job for key, job in zip(keys, jobs, strict=True) if key not in _memory}
     # The longest first, so that no core is left with it at the end.
     order = sorted(wanted, key=lambda key: -_work(*wanted[key]))
-    workers = min(len(order), os.cpu_count() or 1)
+    workers = min(len(order), cpu_count())
     bar = tqdm(total=len(order), desc="training", unit="network", disable=not setup.progress or not order, leave=False)
     with bar:
         if workers < 2:
