@@ -140,7 +140,7 @@ def minimise_norm(
 
 @contextmanager
 def _tiny_is_zero() -> Generator[None]:
-    """Lets the CPU take denormal numbers for 0: what the penalty empties decays to them, and the CPU is slow on them."""
+    """Lets the CPU take denormal numbers for 0: what the penalty empties decays to them, and they are slow."""
     before = not torch.tensor(1e-40) * 1
     torch.set_flush_denormal(True)
     try:
