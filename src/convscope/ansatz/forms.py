@@ -67,7 +67,7 @@ def turned_agops(w: Tensor, gram: Tensor, null: NullKind, draws: int, seed: int)
     for first in range(0, draws, chunk):
         n = min(chunk, draws - first)
         if null == "haar":
-            x = _frames(n, g, k, r.shape[1], generator).to(w.device) @ r
+            x = random_frames(n, g, k, r.shape[1], generator).to(w.device) @ r
             yield x.mT @ (values * x)
         else:
             # Each draw has its own call, so that it does not depend on how many there are.
@@ -76,7 +76,7 @@ def turned_agops(w: Tensor, gram: Tensor, null: NullKind, draws: int, seed: int)
             yield x.mT @ (s @ x)
 
 
-def _frames(n: int, g: int, k: int, m: int, generator: torch.Generator) -> Tensor:
+def random_frames(n: int, g: int, k: int, m: int, generator: torch.Generator) -> Tensor:
     """Returns random orthonormal columns, float64 [n, g, k, m] with m <= k, by the Haar measure."""
     # Single precision is enough for a random direction, and drawn several times as fast.
     numbers = torch.stack([torch.randn(g, k, m, generator=generator) for _ in range(n)]).double()

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from convscope.ansatz.limit import Activation, LimitPoint, limit_point
+from convscope.papers.beaglehole2023_architectures import architectures
 from convscope.papers.beaglehole2023_convrfm import convrfm_cifar10, convrfm_fashion, convrfm_local, convrfm_noisy
+from convscope.papers.beaglehole2023_edges import edges
 from convscope.papers.beaglehole2023_myrtle import myrtle
 from convscope.papers.beaglehole2023_networks import pretrained, trajectory
 from convscope.papers.registry import Experiment, Outcome, Row, Scale, Setup, summary
@@ -209,6 +211,33 @@ EXPERIMENTS = (
             "paper": "a day on one core (3 networks, 1,000 epochs on 2,000 images as in the authors' code)",
         },
         myrtle,
+    ),
+    Experiment(
+        "beaglehole2023",
+        "architectures",
+        "Do filters and gradients agree in other kinds of networks and after other optimisers, and more than before?",
+        CLAIM,
+        ("cifar10",),
+        {
+            "smoke": "seconds",
+            "cpu": "about 8 minutes on one core (18 networks)",
+            "paper": "days on one core (18 networks)",
+        },
+        architectures,
+    ),
+    Experiment(
+        "beaglehole2023",
+        "edges",
+        "Is what gradients and learned metrics see in an image its edges?",
+        "The paper shows images through the AGOP of first layers and of ConvRFM as edge detectors (the pictures that "
+        "its code makes; its text was not read).",
+        ("weights", "cifar10", "imagenet", "fashion-mnist"),
+        {
+            "smoke": "seconds",
+            "cpu": "about 3 minutes on one core; no network is trained",
+            "paper": "hours on one core",
+        },
+        edges,
     ),
     Experiment(
         "beaglehole2023",

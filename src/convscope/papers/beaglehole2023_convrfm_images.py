@@ -35,6 +35,9 @@ class Reported:
         iteration: at which it is, whether that would be selected or not.
         paper: the number.
         expected: (low, high), where ours counts as agreement.
+        tolerance: why so far from the number.
+        printed: whether the number is on images like these.
+        reason: why ours lies outside, where it does.
     """
 
     quantity: str
@@ -42,6 +45,9 @@ class Reported:
     iteration: int
     paper: str
     expected: tuple[float, float]
+    tolerance: str
+    printed: bool = True
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class Case:
         settings: of ConvRFM where they are not the defaults.
         epochs: of the CNN.
         reported: the authors' numbers.
+        reason: why nothing is gained, where that is so.
     """
 
     name: str
@@ -65,6 +72,7 @@ class Case:
     settings: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 30
     reported: tuple[Reported, ...] = ()
+    reason: str = ""
 
 
 def _labelled(images: NDArray, labels: NDArray) -> LabelledImages:
@@ -85,6 +93,10 @@ def _local_signal(_: Setup, n: int, m: int, seed: int) -> Draw:
 
 def _noisy_digits(_: Setup, n: int, m: int, seed: int) -> Draw:
     return _halves(noisy_digits(n=n + m, seed=seed), n)
+
+
+def _digits(_: Setup, n: int, m: int, seed: int) -> Draw:
+    return _halves(noisy_digits(n=n + m, sigma=0, frame=8, seed=seed), n)
 
 
 def _noisy_fashion(setup: Setup, n: int, m: int, seed: int) -> Draw:
@@ -112,19 +124,21 @@ def _cifar10(setup: Setup, n: int, m: int, seed: int) -> Draw:
     return Draw(part(n, "train"), part(m, "test"))
 
 
-# The authors' star images are not at hand: ours are drawn alike. Around their one draw, about 4 points for another.
+# The authors' star images are not at hand: ours are drawn alike.
+_ONE_DRAW = "tolerance: about 4 points, twice what another draw of 50 images changes"
+_ONE_ERROR = "tolerance: 0.06, four times what another draw of 50 images changes"
 STAR = Case(
     "star",
     _star,
-    {"smoke": ((16, 20),), "cpu": ((50, 2_000),), "paper": ((50, 2_050),)},
+    {"smoke": ((16, 20),), "cpu": ((50, 1_000),), "paper": ((50, 2_050),)},
     deep=0,
     settings={"patch_size": 11, "depth": 1, "ridge": 1e-3},
     epochs=60,
     reported=(
-        Reported(ACCURACY, 50, 0, "0.780 (notebook)", (0.74, 0.82)),
-        Reported(ACCURACY, 50, 1, "0.948 (notebook)", (0.91, 0.98)),
-        Reported(ERROR, 50, 0, "0.402 (notebook)", (0.34, 0.46)),
-        Reported(ERROR, 50, 1, "0.165 (notebook)", (0.11, 0.22)),
+        Reported(ACCURACY, 50, 0, "0.780 (notebook)", (0.74, 0.82), _ONE_DRAW),
+        Reported(ACCURACY, 50, 1, "0.948 (notebook)", (0.91, 0.98), _ONE_DRAW),
+        Reported(ERROR, 50, 0, "0.402 (notebook)", (0.34, 0.46), _ONE_ERROR),
+        Reported(ERROR, 50, 1, "0.165 (notebook)", (0.11, 0.22), _ONE_ERROR),
     ),
 )
 LOCAL = (
@@ -141,16 +155,30 @@ LOCAL = (
         {"smoke": ((60, 40),), "cpu": ((1_000, 700),), "paper": ((1_000, 700),)},
         deep=1_000,
     ),
+    Case(
+        "digits of scikit-learn",
+        _digits,
+        {"smoke": ((60, 40),), "cpu": ((500, 1_000),), "paper": ((1_000, 700),)},
+        deep=1_000,
+    ),
 )
 NOISY = (
     Case(
         "noisy Fashion-MNIST",
         _noisy_fashion,
-        {"smoke": ((40, 20),), "cpu": ((500, 500), (1_000, 2_000)), "paper": ((1_000, 4_000), (4_000, 4_000))},
-        deep=1_000,
-        # At least 2 points is what this library holds itself to: another data set than the notebook's.
+        {"smoke": ((40, 20),), "cpu": ((250, 250), (1_000, 500)), "paper": ((1_000, 4_000), (4_000, 4_000))},
+        deep=250,
         reported=tuple(
-            Reported(GAIN, n, 2, "0.052 (notebook: noisy MNIST, n = 4,000)", (0.02, 0.10)) for n in (1_000, 4_000)
+            Reported(
+                GAIN,
+                n,
+                2,
+                "0.052 (notebook: noisy MNIST, n = 4,000)",
+                (0.02, 0.10),
+                "other images than the notebook's, which are not at hand: at least 2 points",
+                printed=False,
+            )
+            for n in (1_000, 4_000)
         ),
     ),
 )
@@ -168,7 +196,7 @@ CIFAR10 = (
         _cifar10,
         {
             "smoke": ((40, 20),),
-            "cpu": ((500, 500), (1_000, 500), (2_000, 500)),
+            "cpu": ((500, 500), (1_000, 500)),
             "paper": ((1_000, 3_000), (5_000, 3_000)),
         },
         deep=500,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
+from statistics import median as median_of
 from typing import Any, get_args
 
 import torch
+from scipy.stats import binom
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from convscope.ansatz.agop import PatchAgop
+from convscope.ansatz.evenness import strongest_filter_share
 from convscope.ansatz.forms import NullKind
 from convscope.ansatz.measure import patch_agop
 from convscope.ansatz.measured import Measured, median
@@ -26,8 +30,10 @@ from convscope.training.initialise import calibrate_, reinitialised
 
 NOT_READ = "not read"
 TURNED = "S turned at random"
+ABOVE = f"above {TURNED} (the central 95 %)"
 POWERS = {1.0: "power 1", 0.5: "power 1/2"}
 _EXACT = 10  # outputs up to which each of them is sent back
+_NAMED = 6  # convolutions named in a reason
 
 
 @dataclass(frozen=True)
@@ -102,18 +108,21 @@ def twins_of(network: Network, images: Tensor, count: int) -> list[nn.Module]:
     return twins
 
 
-def agops(module: nn.Module, images: Tensor, progress: bool) -> dict[str, PatchAgop]:
+def agops(
+    module: nn.Module, images: Tensor, progress: bool, layers: Collection[str] | None = None
+) -> dict[str, PatchAgop]:
     """Returns the patch AGOP of every convolution; exact for few outputs, else by probes.
 
     Args:
         module: in evaluation mode.
         images: [n, c, h, w] as the module takes them.
         progress: whether to show a progress bar.
+        layers: names of the convolutions; None for all.
     """
     with torch.no_grad():
         outputs = module(images[:1]).shape[1]
     loader = DataLoader(TensorDataset(images), batch_size=50)
-    return dict(patch_agop(module, loader, exact=outputs <= _EXACT, progress=progress))
+    return dict(patch_agop(module, loader, exact=outputs <= _EXACT, layers=layers, progress=progress))
 
 
 @dataclass(frozen=True)
@@ -157,12 +166,14 @@ class Beside:
         twins = [[of[power]["haar"] for of in twin.values()] for twin in self.twins]
         whole, permuted = median(found), median([of[power]["permuted"] for of in self.trained.values()])
         raised = [a.value > fmean(twin[i].value for twin in twins) for i, a in enumerate(found)]
+        low, high = (float(binom.ppf(q, len(found), 0.5)) / len(found) for q in (0.025, 0.975))
+        even = (low, high)
         n = next(iter(self.results.values())).n_images
         return [
             Row(
                 f"{name}: correlation of NFM and AGOP, {POWERS[power]}, median over convolutions",
-                NOT_READ,
-                None,
+                ABOVE,
+                beyond(whole.band),
                 whole.number("", f"median with {TURNED}"),
                 len(found),
                 {
@@ -175,23 +186,54 @@ class Beside:
             ),
             Row(
                 f"{name}: share of convolutions above the central 95 % with {TURNED}, {POWERS[power]}",
-                NOT_READ,
-                None,
-                Number(fmean(map(_above, found))),
+                "every one",
+                (1.0, 1.0),
+                Number(fmean(map(_above, found)), None, (0.0, float(binom.ppf(0.975, len(found), 0.025)) / len(found))),
                 len(found),
                 {"untrained twin": fmean(_above(a) for twin in twins for a in twin)},
                 "0.025 by chance",
                 "higher",
+                reason=self._exceptions(power),
             ),
             Row(
                 f"{name}: share of convolutions above their untrained twins, {POWERS[power]}",
-                NOT_READ,
-                None,
-                Number(fmean(raised)),
+                "more than if training changed nothing",
+                beyond(even),
+                Number(fmean(raised), None, even, "", "if training changed nothing"),
                 len(found),
-                note="0.5 if training changed nothing",
+                reason=self._uneven(found, twins),
             ),
         ]
+
+    def _exceptions(self, power: float) -> str:
+        """Returns in words where gradients do not agree with the filters beyond chance, and what differs there."""
+        shares: dict[bool, list[float]] = {True: [], False: []}
+        below = []
+        for layer, result in self.results.items():
+            above = _above(self.trained[layer][power]["haar"])
+            shares[above].append(strongest_filter_share(result.weight, result.gram))
+            below += [] if above else [layer]
+        inside, outside = (median_of(shares[above]) if shares[above] else math.nan for above in (False, True))
+        names = ", ".join(below[:_NAMED]) + (", ..." if len(below) > _NAMED else "")
+        return (
+            f"not above in {len(below)} of {len(self.results)} ({names}): along the filters' strongest direction the "
+            f"gradients have {inside:.2f} times their mean energy there (median), {outside:.2f} times in the others"
+        )
+
+    def _uneven(self, found: Sequence[Measured], twins: Sequence[Sequence[Measured]]) -> str:
+        """Returns in words why training need not raise the agreement: without it S is even."""
+        values = [median_of(a.value for a in of) for of in (found, *twins)]
+        chances = [median_of(fmean(a.draws) for a in of) for of in (found, *twins)]
+        return (
+            f"untrained twins agree with {fmean(values[1:]):.3f} (median) and {fmean(chances[1:]):.3f} with {TURNED}, "
+            f"the trained network with {values[0]:.3f} and {chances[0]:.3f}: without training the agreement follows "
+            "from W alone, and it is high already"
+        )
+
+
+def beyond(chance: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Returns the interval above what chance gives, up to 1."""
+    return None if chance is None else (math.nextafter(chance[1], 2), 1.0)
 
 
 def _above(value: Measured) -> bool:
@@ -243,29 +285,47 @@ def trajectory(setup: Setup) -> Outcome:
         results = agops(network.module, network.prepare(images), setup.progress)
         found[iteration] = Beside(results, compared(results, size), twins)
     first, last = found[min(found)], found[max(found)]
-    rows = [_along(layer, power, first, last) for power in POWERS for layer in last.results]
+    rows = [row for power in POWERS for layer in last.results for row in _along(layer, power, first, last)]
     details = {"snapshots": [{"iteration": at} | line for at, one in found.items() for line in one.lines()]}
     recipe = "Caffe's cifar10_full; RGB in 0..255 less the mean of each channel (its own recipe: less the mean image)"
     return Outcome(tuple(rows), {**_settings(size), "network": recipe}, details)
 
 
-def _along(layer: str, power: float, first: Beside, last: Beside) -> Row:
-    found = last.trained[layer][power]
-    return Row(
-        f"{layer}, last snapshot: correlation of NFM and AGOP, {POWERS[power]}",
-        NOT_READ,
-        None,
-        found["haar"].number("", TURNED),
-        1,
-        {
-            "first snapshot": first.trained[layer][power]["haar"].value,
-            "untrained twin": fmean(twin[layer][power]["haar"].value for twin in last.twins),
-            TURNED: fmean(found["haar"].draws),
-            "channels permuted": fmean(found["permuted"].draws),
-        },
-        f"± error over folds of {last.results[layer].n_images:,} images",
-        "higher",
-    )
+def _along(layer: str, power: float, first: Beside, last: Beside) -> list[Row]:
+    found, result = last.trained[layer][power], last.results[layer]
+    begin = first.trained[layer][power]["haar"]
+    grown = replace(found["haar"], draws=()) - replace(begin, draws=())
+    error = 1.96 * (grown.standard_error or 0.0)
+    note = f"± error over folds of {result.n_images:,} images"
+    shares = [strongest_filter_share(of.weight, of.gram) for of in (first.results[layer], result)]
+    energy = "along the filters' strongest direction the gradients have {} times their mean energy"
+    return [
+        Row(
+            f"{layer}, last snapshot: correlation of NFM and AGOP, {POWERS[power]}",
+            ABOVE,
+            beyond(found["haar"].band),
+            found["haar"].number("", TURNED),
+            1,
+            {
+                "first snapshot": begin.value,
+                "untrained twin": fmean(twin[layer][power]["haar"].value for twin in last.twins),
+                TURNED: fmean(found["haar"].draws),
+                "channels permuted": fmean(found["permuted"].draws),
+            },
+            note,
+            "higher",
+            reason=energy.format(f"{shares[1]:.2f}"),
+        ),
+        Row(
+            f"{layer}: growth of the correlation from the first snapshot to the last, {POWERS[power]}",
+            "grows, beyond 1.96 standard errors",
+            beyond((-error, error)),
+            grown.number("", "if it did not grow", (-error, error)),
+            1,
+            note=note,
+            reason=f"{energy.format(f'{shares[0]:.2f}')} at the first snapshot, {shares[1]:.2f} times at the last",
+        ),
+    ]
 
 
 def opened(setup: Setup, published: Published, prefix: str = "") -> Network:

@@ -1,0 +1,106 @@
+"""The neural feature ansatz in several kinds of networks, trained here by several optimisers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from convscope.ansatz.measured import Measured, median
+from convscope.papers.beaglehole2023_agreement import NULL_DRAWS, growth, judged, tables
+from convscope.papers.beaglehole2023_networks import NOT_READ, POWERS, TURNED
+from convscope.papers.beaglehole2023_training import NETWORKS, BeforeAndAfter, Recipe, measured
+from convscope.papers.data import cifar10, needed
+from convscope.papers.registry import Outcome, Row, Scale, Setup, summary
+from convscope.training.loop import Optimiser
+
+#: Optimiser to its step size and momentum.
+OPTIMISERS: dict[Optimiser, tuple[float, float]] = {"adam": (1e-3, 0.0), "sgd": (0.02, 0.9)}
+WIDTHS = {"four convolutions": 32, "VGG with batch norm": 32, "residual network": 16}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Sizes of one scale."""
+
+    images: int
+    test_images: int
+    epochs: int
+    batch_size: int
+    seeds: int
+    agop_images: int  # the first so many training images
+
+
+SIZES: dict[Scale, Size] = {
+    "smoke": Size(100, 50, 1, 50, 2, 10),
+    "cpu": Size(3_000, 1_000, 10, 50, 3, 200),
+    "paper": Size(50_000, 10_000, 50, 128, 3, 2_000),
+}
+
+
+def architectures(setup: Setup) -> Outcome:
+    """Returns how filters and gradients agree before and after training, in three networks by two optimisers."""
+    size = SIZES[setup.scale]
+    folder = needed("cifar10", setup.data)
+    images, test = cifar10(folder, size.images), cifar10(folder, size.test_images, "test")
+    rows: list[Row] = []
+    every: list[BeforeAndAfter] = []
+    for network in NETWORKS:
+        for optimiser, (lr, momentum) in OPTIMISERS.items():
+            recipes = [
+                Recipe(network, seed, size.epochs, WIDTHS[network], size.batch_size, optimiser, lr, momentum)
+                for seed in range(size.seeds)
+            ]
+            found = measured(recipes, images, test, size.agop_images, setup.cache, setup.progress)
+            rows += _rows(f"{network}, {optimiser}", found)
+            every += found
+    optimisers = ("Adam, step size {:g}", "SGD, step size {:g}, momentum {:g}")
+    settings = {
+        "images": f"the first {len(images.images):,} training images of CIFAR-10, each channel less its mean over its "
+        f"standard deviation; the AGOP over the first {min(size.agop_images, len(images.images)):,} of them, of each "
+        "logit in turn",
+        "networks": "four convolutions with maxima for pooling; three stages of conv-maxpool-batch norm-ReLU; a "
+        f"residual network of seven convolutions; {', '.join(f'{k} filters' for k in WIDTHS.values())} of 3 x 3 pixels "
+        "in the first stage; initial weights normal of variance 2 / fan-in, batch norms before training calibrated on "
+        "the images of the AGOP",
+        "training": "; ".join(text.format(*OPTIMISERS[o]) for text, o in zip(optimisers, OPTIMISERS, strict=True))
+        + f"; batches of {size.batch_size}, {size.epochs} epochs, {size.seeds} seeds",
+    }
+    return Outcome(tuple(rows), settings, tables(every))
+
+
+def _rows(name: str, found: Sequence[BeforeAndAfter]) -> list[Row]:
+    return [row for power in POWERS for row in (_after(name, found, power), *growth(name, found, power))] + [
+        _change(name, found)
+    ]
+
+
+def _after(name: str, found: Sequence[BeforeAndAfter], power: float) -> Row:
+    """Returns the agreement after training, median over layers, and its claim."""
+    before = [median([Measured(a.correlation(power=power)) for a in one.before.values()]).value for one in found]
+    row = _medians(f"{name}: correlation of NFM and AGOP, {POWERS[power]}, median over layers", found, power=power)
+    beside = {"before training": fmean(before), **row.baselines}
+    row = Row(row.quantity, row.paper, None, row.ours, row.n, beside, row.note, "higher")
+    return judged(row, [a for one in found for a in one.after.values()])
+
+
+def _change(name: str, found: Sequence[BeforeAndAfter]) -> Row:
+    what = f"{name}: correlation of the AGOP with the NFM of the weights' change, median over layers"
+    return _medians(what, found, change=True)
+
+
+def _medians(quantity: str, found: Sequence[BeforeAndAfter], power: float = 1.0, change: bool = False) -> Row:
+    """Returns what is measured after training, median over layers, beside the same with S turned at random."""
+    medians = [
+        median([
+            Measured(
+                a.correlation(power=power, change=change),
+                draws=tuple(a.chance("haar", power=power, change=change, draws=NULL_DRAWS).tolist()),
+            )
+            for a in one.after.values()
+        ])
+        for one in found
+    ]
+    draws = tuple(draw for one in medians for draw in one.draws)
+    number = summary([one.value for one in medians], Measured(0.0, draws=draws).band, f"median with {TURNED}")
+    return Row(quantity, NOT_READ, None, number, len(found), {TURNED: fmean(draws)})
