@@ -1,129 +1,20 @@
 """The papers' experiments on a tiny stand-in for CIFAR-10: they run, are kept, and are printed honestly."""
 
-import json
 import threading
 from dataclasses import replace
 
 import joblib
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 from click.testing import CliRunner
-from markupsafe import escape
-from safetensors.torch import save_file
-from torch import nn
 
 from convscope.cli.papers import papers
 from convscope.core.errors import ConvscopeError
-from convscope.core.geometry import ConvGeometry
 from convscope.core.results import Number
-from convscope.firstlayer.heldout import scale_patches
 from convscope.papers import laboratory, record, registry, table
 from convscope.papers.data import cifar10, image_file, locate
 from convscope.papers.page import html
 from convscope.papers.registry import SCALES, Experiment, Outcome, Row, Setup, chosen, experiments
-from convscope.papers.trained import Recipe, ScaledPatches, Trainer
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("cifar")
-    random = np.random.default_rng(0)
-    for split, n in (("train", 80), ("test", 20)):
-        smooth = F.avg_pool2d(torch.from_numpy(random.random((n, 3, 32, 32))), 5, 1, 2).permute(0, 2, 3, 1).numpy()
-        labels = np.arange(n) % 10
-        images = (255 * np.clip((smooth - 0.5) * 3 + 0.3 + labels[:, None, None, None] / 25, 0, 1)).astype(np.uint8)
-        np.savez(path / f"cifar10_{split}.npz", **{f"x_{split}": images, f"y_{split}": labels})
-    return path
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    """Stand-ins for published weights and for ImageNet."""
-    path = tmp_path_factory.mktemp("published")
-    random = torch.Generator().manual_seed(0)
-
-    def bank(size, filters=6):
-        return torch.randn(filters, 3, size, size, generator=random)
-
-    save_file({"features.0.weight": bank(3)}, path / "squeezenet1_1_imagenet.safetensors")
-    for name in ("resnet20", "resnet56"):
-        save_file({"conv1.weight": bank(3)}, path / f"{name}_cifar10.safetensors")
-    snapshots = {f"iter_{k}.conv1.weight": bank(5) for k in (10, 200, 3000)}
-    save_file(snapshots, path / "caffe_cifar10_full_trajectory.safetensors")
-    images = np.random.default_rng(1).integers(0, 255, (6, 40, 40, 3), dtype=np.uint8)
-    np.savez(path / "imagenet_sample.npz", images=images)
-    return path
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    size = laboratory.Size(40, 20, 2, 2, (4, 4), 0.05, 20, (2, 5))
-    monkeypatch.setattr(laboratory, "SIZES", dict.fromkeys(SCALES, size))
-    laboratory._prepared.cache_clear()
-    yield size
-    laboratory._prepared.cache_clear()
-
-
-def test_every_experiment_runs_and_survives_its_file(folder, published, tiny, tmp_path):
-    data = {"cifar10": folder, "weights": published, "imagenet": published}
-    setup = Setup("smoke", data, tmp_path / "cache", progress=False)
-    path = tmp_path / "results" / "chowers.json"
-    for experiment, result in record.run_all(chosen(["chowers2023"]), setup, "convscope papers NAME"):
-        assert result["status"] == record.DONE
-        assert result["command"] == f"convscope papers {experiment.key}"
-        assert set(experiment.costs) == set(SCALES)
-        for data in result["rows"]:
-            row = Row.from_json(data)
-            assert json.loads(json.dumps(row.to_json(), allow_nan=False)) == json.loads(json.dumps(data))
-            assert row.n >= 1
-        record.add(path, experiment.key, result)
-    records = record.read(path)
-    assert list(records) == [key for key in experiments() if key.startswith("chowers2023/")]
-    table.write_pages(records, "results.json", tmp_path / "page.md")
-    whole, own, web = (tmp_path / "page.md").read_text(), (tmp_path / "page/chowers2023.md").read_text(), html(records)
-    for data in (row for result in records.values() for row in result["rows"]):
-        assert data["quantity"] in own
-        assert (data["quantity"] in whole) == bool(data["verdict"])
-        assert str(escape(data["quantity"])) in web
-    # Each network was trained once: two kinds of labels, two seeds; two wide ones; two with more images; two scaled
-    # components of each kind.
-    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 4 + 2 + 2 + 4
-
-
-def test_trained_layers_are_kept_and_equal(folder, tmp_path):
-    data, test = cifar10(folder, 40), cifar10(folder, 20, "test")
-    recipe = Recipe("permuted", 1, 2, (4, 4), 0.05, 20, 3, 2.0)
-    trainer = Trainer(data, test, torch.eye(27).double(), tmp_path, progress=False)
-    first = trainer(recipe)
-    assert trainer(recipe) is first
-    again = Trainer(data, test, torch.eye(27).double(), tmp_path, progress=False)(recipe)
-    fresh = Trainer(data, test, torch.eye(27).double(), None, progress=False)(recipe)
-    for other in (again, fresh):
-        assert other.weights.keys() == first.weights.keys() == {0, 1, 2}
-        assert all(torch.equal(other.weights[k], first.weights[k]) for k in first.weights)
-        assert other.scores.test_accuracy == first.scores.test_accuracy
-    assert torch.equal(first.final, first.weights[2])
-    plain = trainer(replace(recipe, component=None, factor=1.0))
-    neutral = trainer(replace(recipe, factor=1.0))
-    assert torch.allclose(plain.final, neutral.final, atol=1e-6)
-    assert not torch.allclose(plain.final, first.final, atol=1e-3)
-
-
-def test_scaled_patches_equal_tiles():
-    conv = nn.Conv2d(3, 4, 3, padding=1, bias=False).double()
-    u = F.normalize(torch.randn(27, dtype=torch.float64), dim=0)
-    images = torch.randn(2, 3, 7, 6, dtype=torch.float64)
-    tiles, geometry = scale_patches(images, ConvGeometry.of(conv), u, 3.0)
-    weight = conv.weight.detach().clone().requires_grad_()
-    tiled = F.conv2d(tiles, weight, stride=geometry.stride)
-    ours = ScaledPatches(conv, u, 3.0).double()(images)
-    assert torch.allclose(ours, tiled, atol=1e-12)
-    direction = torch.randn_like(tiled)
-    (by_tiles,) = torch.autograd.grad((tiled * direction).sum(), weight)
-    (by_ours,) = torch.autograd.grad((ours * direction).sum(), conv.weight)
-    assert torch.allclose(by_ours, by_tiles, atol=1e-10)
 
 
 def test_data_are_found_and_refused(folder, tmp_path, monkeypatch):

@@ -346,18 +346,22 @@ def formula(setup: Setup) -> Outcome:
     return lab.outcome(rows, layers, checkpoints=checkpoints)
 
 
+def no_drift(steps: int) -> tuple[float, float]:
+    """Returns the central 95 % of the share of falls among steps of a walk without drift."""
+    return (max(0.0, 0.5 - 0.98 / math.sqrt(steps)), min(1.0, 0.5 + 0.98 / math.sqrt(steps)))
+
+
 def _ageing_row(checkpoints: Sequence[Mapping[str, Any]]) -> Row:
     steps = [
         later["tau times largest eigenvalue"] < earlier["tau times largest eigenvalue"]
         for earlier, later in pairwise(checkpoints)
         if (earlier["labels"], earlier["seed"]) == (later["labels"], later["seed"])
     ]
-    chance = (0.5 - 0.98 / math.sqrt(len(steps)), 0.5 + 0.98 / math.sqrt(len(steps)))
     return Row(
         "share of steps from one checkpoint to the next in which tau falls",
         "0 by the theory",
         (0.0, 0.0),
-        Number(sum(steps) / len(steps), None, chance, "", "a walk without drift"),
+        Number(sum(steps) / len(steps), None, no_drift(len(steps)), "", "a walk without drift"),
         len(steps),
         note="after 1, 2, 4, ... epochs; all networks above",
     )
