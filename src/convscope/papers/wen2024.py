@@ -9,6 +9,7 @@ from convscope.papers.wen2024_known import bump, known_rank, shape_and_pattern
 from convscope.papers.wen2024_parts import interpretation
 from convscope.papers.wen2024_pretrained import compression, pretrained
 from convscope.papers.wen2024_sampling import down_sampling
+from convscope.papers.wen2024_stability import learning_rate
 
 TITLE = (
     "Wen & Jacot, “Which Frequencies do CNNs Need? Emergent Bottleneck Structure in Feature Learning” (ICML 2024, "
@@ -80,6 +81,16 @@ EXPERIMENTS = (
         (),
         {"smoke": "seconds", "cpu": "5 to 10 minutes on two cores", "paper": "hours on two cores"},
         depth,
+    ),
+    Experiment(
+        "wen2024",
+        "learning-rate",
+        "Does gradient descent with large steps end in narrow activations, and with small ones not?",
+        "Abstract: a network of nearly the least norm has the structure in its weights and, “if stable under large "
+        f"learning rate”, in its activations. {_UNREAD}",
+        (),
+        {"smoke": "seconds", "cpu": "4 minutes on one core", "paper": "hours on one core"},
+        learning_rate,
     ),
     Experiment(
         "wen2024",

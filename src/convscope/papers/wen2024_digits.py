@@ -7,11 +7,7 @@ from dataclasses import replace
 from math import prod
 from statistics import fmean
 
-import torch
-
-from convscope.bottleneck.stationary import LARGEST, ntk_by_frequency, theorem_c
-from convscope.bottleneck.steps import Chain
-from convscope.bottleneck.wiring import plain_chain
+from convscope.bottleneck.stationary import LARGEST, theorem_c
 from convscope.papers.data import locate, mnist
 from convscope.papers.registry import Outcome, Row, Setup
 from convscope.papers.wen2024_measures import Measured
@@ -45,7 +41,6 @@ _COUNTS = {0: "3", 1: "4", 2: "1"}  # of the paper, by degree
 _PENALTIES = {0.05: (64, 73.0), 0.2: (46, 46.7), 0.6: (23, 27.2)}  # rank, and N R / L, that were measured before
 _TRACES = {4: 1930 / 4, 8: 6513 / 8, 12: 8402 / 12}  # of the neural tangent kernel, by number of layers
 _IMAGES = 3  # at which layers are compared with partial isometries
-_SIGNS = 16  # random directions from which a trace is estimated
 _EAGER = Recipe(depth=DEEP, width=8, steps=3000, penalty=0.8, tau=0.8)
 
 
@@ -123,8 +118,7 @@ def _ranges(found: Measured, layers: list[int]) -> str:
 
 
 def _isometries(several: list[Run]) -> Row:
-    chains = [(_chain(r), r.task.images[:_IMAGES]) for r in several]
-    found = [[theorem_c(chain, image) for image in images] for chain, images in chains]
+    found = [[theorem_c(r.measured.chain, image) for image in r.task.images[:_IMAGES]] for r in several]
     return row(
         "distances of all layers from partial isometries over what their norm allows (theorem C), the largest of "
         f"{_IMAGES} images",
@@ -137,39 +131,23 @@ def _isometries(several: list[Run]) -> Row:
 
 def _gradients(several: list[Run], name: str) -> list[Row]:
     """Returns the rows on the trace of the neural tangent kernel and on the frequencies that it comes from."""
-    traces, kept = [], []
-    for r in several:
-        chain, image, split = _chain(r), r.task.images[0], []
-        signs = 2.0 * torch.randint(2, (_SIGNS, *image.shape), generator=torch.Generator().manual_seed(0)) - 1
-        for step, rank in zip(chain.steps, r.measured.ranks, strict=True):
-            found = ntk_by_frequency(chain, step.name, image, signs)
-            inside = found.contribution[rank.profile > 0].sum()
-            split.append((found.total / _SIGNS, float(inside) / _SIGNS))
-        traces.append(sum(total for total, _ in split))
-        kept.append(fmean(inside / total for total, inside in split[1:-1]))
+    split = [r.measured.kernel(r.task.images[0]) for r in several]
     frequencies = fmean(float((rank.profile > 0).double().mean()) for r in several for rank in r.measured.ranks[1:-1])
     return [
         row(
             f"{name}: trace of the neural tangent kernel over number of layers, one image",
-            "bounded in depth where the training was stable at a large learning rate (theory); "
             f"reference {_TRACES[len(several[0].measured.ranks)]:,.0f}",
             None,
-            (trace / len(several[0].measured.ranks) for trace in traces),
+            (fmean(total for total, _ in layers) for layers in split),
         ),
         row(
             f"{name}: share of the kernel's trace that comes from frequencies kept, inner layers",
             "1 (theory)",
-            None,
-            kept,
+            (0.99, 1.0),
+            (fmean(inside / total for total, inside in layers[1:-1]) for layers in split),
             {"share of frequencies kept": frequencies},
         ),
     ]
-
-
-def _chain(run: Run) -> Chain:
-    found = plain_chain(run.measured.network, run.task.images[:1])
-    assert isinstance(found, Chain)
-    return found
 
 
 def _counted(several: list[Run], degree: int, own: bool) -> Row:

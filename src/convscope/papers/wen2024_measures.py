@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import torch
@@ -20,14 +20,18 @@ from convscope.bottleneck.operators import ConvOperator
 from convscope.bottleneck.pairs import weight_pairs
 from convscope.bottleneck.rank import CbnRank, Count, cbn_rank
 from convscope.bottleneck.singular import singular_values
-from convscope.bottleneck.spaces import chain, kept_spaces, offset_carriers
+from convscope.bottleneck.spaces import chain, kept_spaces, offset_carriers, outside
 from convscope.bottleneck.spectrum import ActivationSpectrum
+from convscope.bottleneck.stationary import ntk_by_frequency
+from convscope.bottleneck.steps import Chain
 from convscope.bottleneck.wiring import plain_chain
 from convscope.core.batches import Batch
 from convscope.core.network import Network
 from convscope.core.results import finite
 
 _BOUNDED = 9 * 64  # pixels of the images at which the lower bound on the norm is computed: 9 of 8x8
+
+_SIGNS = 16  # random directions from which a trace is estimated
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +40,11 @@ class Measured:
 
     Attributes:
         network: of ordinary convolutions with circular padding.
+        chain: the same as a chain of steps.
         frequencies: int64 [f, 2], (ky, kx) in cycles per image, of every layer.
         ranks: of each convolution, from its weights.
         spectra: of each convolution's output.
+        outside: of each convolution's output, the share of the variance outside what its weights keep.
         carriers: of each convolution, kept pairs at frequency 0 that only carry an offset.
         input_rank: directions that hold 99 % of the images' variance.
         location: of the bottleneck.
@@ -47,9 +53,11 @@ class Measured:
     """
 
     network: nn.Sequential
+    chain: Chain
     frequencies: Tensor
     ranks: tuple[CbnRank, ...]
     spectra: tuple[ActivationSpectrum, ...]
+    outside: tuple[float, ...]
     carriers: tuple[int, ...]
     input_rank: float
     location: Location
@@ -74,8 +82,23 @@ class Measured:
 
     @property
     def over_bound(self) -> float:
-        """||theta||^2 over the largest lower bound at the images: at least 1."""
-        return self.cost.actual / self.cost.lower_bound
+        """||theta||^2 over the largest lower bound at the images: at least 1; infinite for a constant output."""
+        return self.cost.actual / self.cost.lower_bound if self.cost.lower_bound else inf
+
+    def kernel(self, image: Tensor) -> list[tuple[float, float]]:
+        """Returns of each convolution's part of the trace of the neural tangent kernel: all, and at kept frequencies.
+
+        Estimated from a few random directions of the output, for a network without a head.
+
+        Args:
+            image: [c, h, w], at which.
+        """
+        outputs, found = self.chain(image.double()[None]).shape[1:], []
+        signs = 2.0 * torch.randint(2, (_SIGNS, *outputs), generator=torch.Generator().manual_seed(0)) - 1
+        for step, rank in zip(self.chain.steps, self.ranks, strict=True):
+            split = ntk_by_frequency(self.chain, step.name, image, signs)
+            found.append((split.total / _SIGNS, float(split.contribution[rank.profile > 0].sum()) / _SIGNS))
+        return found
 
     def degrees(self, layer: int, count: Count = "real") -> dict[int, int]:
         """Returns how many pairs a layer keeps at each degree |ky| + |kx|."""
@@ -117,6 +140,7 @@ class Measured:
                 "gap": finite(rank.gap),
                 "confidence": rank.confidence,
                 "activations' rank": self.activations[i],
+                "variance outside": finite(self.outside[i]),
                 "offset carriers": self.carriers[i],
                 "squared norm": self.cost.layers[i][1],
                 "of its bias": self.cost.layers[i][2],
@@ -129,7 +153,7 @@ class Measured:
         return {
             **labels,
             "N R / L": self.per_layer,
-            "R / bound": self.over_bound,
+            "R / bound": finite(self.over_bound),
             "balance": finite(self.cost.balance),
             "rank of input": self.input_rank,
             "structure": finite(self.score.structure),
@@ -165,10 +189,11 @@ def measure(network: nn.Sequential, images: Tensor) -> Measured:
     ]
     spaces = [kept_spaces(operator, rank) for operator, rank in zip(operators, ranks, strict=True)]
     chains = [chain(outputs, inputs) for (_, outputs), (inputs, _) in pairwise(spaces)]
-    carriers = []
+    beyond, carriers = [], []
     for (_, outputs), spectrum in zip(spaces, spectra, strict=True):
         moments = spectrum.moments
         assert moments is not None
+        beyond.append(outside(outputs, moments))
         carriers.append(offset_carriers(outputs, moments, spectrum.mean))
     input_rank, found = _spectrum(images).rank(), [spectrum.rank() for spectrum in spectra]
     plain = plain_chain(network, images[:2])
@@ -186,9 +211,11 @@ def measure(network: nn.Sequential, images: Tensor) -> Measured:
     score = scores(ranks, chains, input_rank, activations=found, balance=cost.balance)
     return Measured(
         network,
+        plain,
         operators[0].half_plane[0],
         tuple(ranks),
         tuple(spectra),
+        tuple(beyond),
         tuple(carriers),
         input_rank,
         location,

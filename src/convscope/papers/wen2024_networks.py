@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from math import nan
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 from joblib import cpu_count
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from convscope.core.threads import one_thread_each
 from convscope.papers.kept import Scores, once
 from convscope.papers.registry import Setup
-from convscope.papers.wen2024_tasks import Recipe, Task
+from convscope.papers.wen2024_tasks import Plain, Recipe, Task
 from convscope.training.circular import CircularCNN
 from convscope.training.loop import accuracy
 from convscope.training.minimum_norm import MinimumNorm, minimise_norm
@@ -105,6 +106,7 @@ def _tensors(cache: Path | None, job: Job) -> tuple[dict[str, Tensor], Scores]:
 
 def _train(task: Task, recipe: Recipe) -> tuple[dict[str, Tensor], Scores]:
     network = begin(task, recipe)
+    rule: dict[str, Any] = {"lr": recipe.rate, "plain": True} if isinstance(recipe, Plain) else {}
     run = minimise_norm(
         network,
         task.images,
@@ -116,6 +118,7 @@ def _train(task: Task, recipe: Recipe) -> tuple[dict[str, Tensor], Scores]:
         batch_size=recipe.batch,
         seed=recipe.seed,
         progress=False,
+        **rule,
     )
     if not run.complete:
         raise KeyboardInterrupt

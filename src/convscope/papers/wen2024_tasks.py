@@ -44,6 +44,17 @@ class Recipe:
     seed: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plain(Recipe):
+    """How a network is trained by plain gradient descent.
+
+    Attributes:
+        rate: the learning rate.
+    """
+
+    rate: float
+
+
 #: Recipes of the tasks below, by number of layers where there are several. The loss that can be held rises with depth:
 #: at 12 layers Adam's steps alone leave about 0.01, and below that the penalty would fall to nothing.
 LOW_PASS = {

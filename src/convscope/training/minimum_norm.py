@@ -58,6 +58,7 @@ def minimise_norm(
     tau: float | None = None,
     loss: Loss = "squared",
     lr: float = 2e-3,
+    plain: bool = False,
     batch_size: int | None = None,
     seed: int = 0,
     progress: bool | str = True,
@@ -67,7 +68,8 @@ def minimise_norm(
     Adam descends loss + lambda ||theta||^2. With tau, lambda rises while a running mean of the loss is below tau and
     falls while it is above (dual ascent on the constraint loss <= tau), until three quarters of the steps are done:
     what is left is the least norm at that loss, the representation cost of Wen & Jacot (2024, arXiv 2402.08010).
-    Gradients are clipped at a norm of 5, and the learning rate falls a hundredfold over the last two fifths.
+    Gradients are clipped at a norm of 5, and the learning rate falls a hundredfold over the last two fifths; neither
+    where steps are plain.
 
     Training without these fails. From Kaiming's initial weights on full-size filters the network stays at a constant
     output; Adam on the taps of such filters instead of their Fourier coefficients kills every unit; a large fixed
@@ -82,7 +84,9 @@ def minimise_norm(
         steps: of the optimiser.
         tau: the loss to hold, in the units of ``MinimumNorm.loss``; None fixes the penalty.
         loss: "squared", the squared error summed over outputs; or "cross-entropy". Either is a mean over images.
-        lr: learning rate of Adam.
+        lr: learning rate.
+        plain: whether to take steps of plain gradient descent in place of Adam's, all of one learning rate and along
+            gradients as they are: for what the learning rate itself selects.
         batch_size: images a step, drawn anew for each; None: all.
         seed: of the batches.
         progress: whether to show a progress bar; a string is its title.
@@ -110,7 +114,7 @@ def minimise_norm(
             f"tau={tau}"
         )
     batches = torch.Generator().manual_seed(seed)
-    descent = _Descent(network, loss, tau, penalty, lr, steps)
+    descent = _Descent(network, loss, tau, penalty, lr, steps, plain)
     title = progress if isinstance(progress, str) else "least norm"
     begin, complete = time.perf_counter(), True
     with _tiny_is_zero(), tqdm(total=steps, desc=title, unit="step", disable=not progress, leave=False) as bar:
@@ -153,16 +157,18 @@ class _Descent:
     """A training under way."""
 
     def __init__(
-        self, network: nn.Module, loss: Loss, tau: float | None, penalty: float, lr: float, steps: int
+        self, network: nn.Module, loss: Loss, tau: float | None, penalty: float, lr: float, steps: int, plain: bool
     ) -> None:
         self.network, self.loss, self.tau, self.penalty, self.lr, self.steps = network, loss, tau, penalty, lr, steps
-        self.parameters = [p for p in network.parameters() if p.requires_grad]
-        self.rule = torch.optim.Adam(self.parameters, lr, fused=True)
+        self.parameters, self.plain = [p for p in network.parameters() if p.requires_grad], plain
+        rule = torch.optim.SGD if plain else torch.optim.Adam
+        self.rule = rule(self.parameters, lr, fused=True)
         self.smooth, self.done = math.nan, 0
 
     def step(self, images: Tensor, targets: Tensor) -> None:
         share = self.done / self.steps
-        self.rule.param_groups[0]["lr"] = self.lr * _FALL ** -max(0.0, (share - _DECAY) / (1 - _DECAY))
+        if not self.plain:
+            self.rule.param_groups[0]["lr"] = self.lr * _FALL ** -max(0.0, (share - _DECAY) / (1 - _DECAY))
         self.rule.zero_grad()
         value = _loss(self.network(images), targets, self.loss)
         torch.autograd.backward(value)
@@ -171,7 +177,8 @@ class _Descent:
         torch._foreach_add_(
             gradients, [p.detach() for p in self.parameters if p.grad is not None], alpha=2 * self.penalty
         )
-        nn.utils.clip_grad_norm_(self.parameters, _CLIP)
+        if not self.plain:
+            nn.utils.clip_grad_norm_(self.parameters, _CLIP)
         self.rule.step()
         self.done += 1
         current = float(value.detach())

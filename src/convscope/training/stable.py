@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -48,17 +49,35 @@ def stable_lr(
     model.eval()
     try:
         value = squared_error(model(x), y) if loss == "squared" else F.cross_entropy(model(x), y)
-        gradients = torch.autograd.grad(value, weights, create_graph=True)
-        generator = torch.Generator().manual_seed(0)
-        along = [torch.randn(weight.shape, generator=generator).to(weight) for weight in weights]
-        curvature = 0.0
-        for _ in range(_POWERS):
-            norm = math.sqrt(sum(float(part.square().sum()) for part in along))
-            if not norm:
-                break
-            along = [part / norm for part in along]
-            along = list(torch.autograd.grad(gradients, weights, along, retain_graph=True))
-            curvature = math.sqrt(sum(float(part.square().sum()) for part in along))
+        curvature = sharpness(value, weights)
     finally:
         model.train(training)
     return share * (1 - momentum) / max(rate, curvature)
+
+
+def sharpness(value: Tensor, weights: Sequence[Tensor]) -> float:
+    """Returns the largest size of a second derivative of a value along any direction of weights, by the power method.
+
+    Gradient descent on the value is stable below a learning rate of 2 over it.
+
+    Args:
+        value: scalar, computed from the weights.
+        weights: that it is differentiated by.
+
+    Example:
+        >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> round(sharpness((w.square() * torch.tensor([1.0, 3.0])).sum(), [w]), 3)
+        6.0
+    """
+    gradients = torch.autograd.grad(value, weights, create_graph=True)
+    generator = torch.Generator().manual_seed(0)
+    along = [torch.randn(weight.shape, generator=generator).to(weight) for weight in weights]
+    found = 0.0
+    for _ in range(_POWERS):
+        norm = math.sqrt(sum(float(part.square().sum()) for part in along))
+        if not norm:
+            break
+        along = [part / norm for part in along]
+        along = list(torch.autograd.grad(gradients, weights, along, retain_graph=True))
+        found = math.sqrt(sum(float(part.square().sum()) for part in along))
+    return found

@@ -1,0 +1,174 @@
+"""Networks trained by plain gradient descent with small and with large steps: what either keeps in its activations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+import torch
+
+from convscope.core.results import finite
+from convscope.papers.registry import Outcome, Row, Scale, Setup
+from convscope.papers.wen2024_measures import Measured
+from convscope.papers.wen2024_networks import begin
+from convscope.papers.wen2024_runs import Run, beginning, row, runs, settings, tables
+from convscope.papers.wen2024_tasks import Plain, Task, low_pass
+from convscope.training.stable import sharpness
+
+RANK = 5  # of the low-pass target
+#: Learning rates, in units of 2 / curvature at the start: what gradient descent there bears without leaving.
+RATES = {"small": 0.25, "medium": 0.6, "large": 1.5}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Sizes of one scale.
+
+    Attributes:
+        depth: number of convolutions.
+        width: channels between them.
+        images: digits.
+        time: learning rate times steps, the same at every rate.
+        seeds: networks of each kind.
+    """
+
+    depth: int
+    width: int
+    images: int
+    time: float
+    seeds: int
+
+
+SIZES: dict[Scale, Size] = {
+    "smoke": Size(4, 3, 8, 0.02, 1),
+    "cpu": Size(6, 4, 16, 7.0, 2),
+    "paper": Size(12, 8, 128, 12.0, 5),
+}
+_PENALTY = 0.3
+_NEAR = (RANK - 0.5, RANK + 0.5)
+
+
+def curvature(network: torch.nn.Module, task: Task) -> float:
+    """Returns the sharpness of a network's squared error: steps above 2 over it are unstable."""
+    value = (network(task.images) - task.targets).square().sum() / len(task.images)
+    return sharpness(value, [p for p in network.parameters() if p.requires_grad])
+
+
+def recipes(task: Task, size: Size, share: float) -> list[Plain]:
+    """Returns a recipe for each seed, its learning rate a share of the largest that the start bears."""
+    found = []
+    for seed in range(size.seeds):
+        start = Plain(depth=size.depth, width=size.width, steps=1, penalty=_PENALTY, seed=seed, rate=0.0)
+        # Three digits: rounding errors on other machines must not train all again.
+        rate = float(f"{2 * share / curvature(begin(task, start), task):.3g}")
+        steps = max(round(size.time / rate), 1)
+        found.append(Plain(depth=size.depth, width=size.width, steps=steps, penalty=_PENALTY, seed=seed, rate=rate))
+    return found
+
+
+def learning_rate(setup: Setup) -> Outcome:
+    """Returns what networks keep that were trained by plain gradient descent with small and with large steps."""
+    size = SIZES[setup.scale]
+    task = low_pass(size.images)
+    plan = {f"{name} steps": (task, recipes(task, size, share)) for name, share in RATES.items()}
+    found = runs(setup, plan)
+    before = [beginning(task, recipe) for recipe in plan["large steps"][1]]
+    rows = [r for name, several in found.items() for r in _rows(name, several, before, judged=name == "large steps")]
+    small, large = ([_trace(r.measured, task) for r in found[f"{name} steps"]] for name in ("small", "large"))
+    rows.append(
+        row(
+            "trace of the neural tangent kernel with large steps over that with small ones",
+            "below 1: large steps bound it (claim)",
+            (0.0, 1.0),
+            (b / a for a, b in zip(small, large, strict=True)),
+            {"the same steps": 1.0},
+            better="lower",
+        )
+    )
+    lines = [
+        {"network": name, "seed": r.trained.recipe.seed, "rate": recipe.rate, "steps": recipe.steps}
+        | {"curvature": finite(curvature(r.trained.network, task)), "2 / rate": 2 / recipe.rate}
+        | {"kernel's trace by layer": [total for total, _ in r.measured.kernel(task.images[0])]}
+        for name, (_, several) in plan.items()
+        for r, recipe in zip(found[name], several, strict=True)
+    ]
+    words = settings(plan) | {
+        "training": "gradient descent on the squared error and a penalty on the squared norm of all weights and "
+        "biases, one learning rate throughout, gradients as they are, all images at every step",
+        "steps": "; ".join(f"{name}: {share:g} times 2 / curvature at the start" for name, share in RATES.items())
+        + f"; as many of them as make a learning rate times steps of {size.time:g}",
+    }
+    return Outcome(tuple(rows), words, {"steps": lines} | tables(found))
+
+
+def _trace(found: Measured, task: Task) -> float:
+    return sum(total for total, _ in found.kernel(task.images[0]))
+
+
+def _inner(values: Sequence[float]) -> float:
+    return median(values[1:-1])
+
+
+def _left(found: Measured) -> list[float]:
+    return [1 - rank.rank / rank.size for rank in found.ranks]
+
+
+def _rows(name: str, several: Sequence[Run], before: Sequence[Measured], *, judged: bool) -> list[Row]:
+    """Returns the rows of networks of one learning rate; the paper's claim is on large ones."""
+    measured, task = [r.measured for r in several], several[0].task
+
+    def over_inner(values: Iterable[Sequence[float]]) -> list[float]:
+        return [_inner(list(layers)) for layers in values]
+
+    def at_start(values: Iterable[Sequence[float]]) -> dict[str, float]:
+        return {"before training": fmean(over_inner(values))}
+
+    return [
+        row(
+            f"{name}: CBN rank, median over inner layers",
+            f"{RANK} at nearly the least norm (claim)" if judged else "not stated",
+            _NEAR if judged else None,
+            over_inner([rank.rank for rank in m.ranks] for m in measured),
+            at_start([rank.rank for rank in m.ranks] for m in before),
+            f"number of positions times squared norm over number of layers: {_list(m.per_layer for m in measured)}; "
+            f"loss {_list(r.trained.run.loss for r in several)}",
+        ),
+        row(
+            f"{name}: directions for 99 % of the variance of the maps, median over inner layers",
+            f"{RANK} where steps are large (claim)" if judged else "not stated: may be more",
+            _NEAR if judged else None,
+            over_inner(m.activations for m in measured),
+            at_start(m.activations for m in before) | {"images": measured[0].input_rank},
+        ),
+        row(
+            f"{name}: share of the maps' variance outside what the weights keep, median over inner layers",
+            "0 where steps are large (theory)",
+            None,
+            over_inner(m.outside for m in measured),
+            {"outside as many random directions": fmean(over_inner(_left(m) for m in measured))},
+            "0 as well where all is kept",
+            better="lower",
+        ),
+        row(
+            f"{name}: trace of the neural tangent kernel over number of layers, one image",
+            "bounded where steps are large (claim); how far, not stated",
+            None,
+            (_trace(m, task) / m.depth for m in measured),
+            {"before training": fmean(_trace(m, task) / m.depth for m in before)},
+        ),
+        row(
+            f"{name}: curvature of the loss over what these steps bear, 2 / learning rate",
+            "at most 1 where steps are stable",
+            None,
+            (
+                curvature(r.trained.network, task) * recipe.rate / 2
+                for r in several
+                if isinstance(recipe := r.trained.recipe, Plain)
+            ),
+        ),
+    ]
+
+
+def _list(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
