@@ -11,7 +11,7 @@ from oracles.agop_dense import agop_blocks, block_correlation, nfm_blocks
 
 from convscope.ansatz import forms
 from convscope.ansatz.compare import Comparison, Kind
-from convscope.ansatz.forms import NullKind, _frames
+from convscope.ansatz.forms import NullKind, random_frames
 
 SETTINGS = settings(max_examples=80, deadline=None, derandomize=True)
 KINDS = st.sampled_from(get_args(Kind))
@@ -148,7 +148,7 @@ def test_permuted_null_takes_every_order_equally_often(power):
 @pytest.mark.parametrize(("k", "m"), [(3, 3), (3, 2), (4, 2), (7, 1)])
 def test_random_frames_are_orthonormal_and_have_no_preferred_sign(k, m):
     n = 4000
-    frames = _frames(n, 1, k, m, torch.Generator().manual_seed(0))[:, 0]
+    frames = random_frames(n, 1, k, m, torch.Generator().manual_seed(0))[:, 0]
     identity = torch.eye(m, dtype=torch.float64).expand(n, m, m)
     torch.testing.assert_close(frames.mT @ frames, identity, rtol=0, atol=1e-9)
     # An entry has mean 0 and variance 1 / k; 5 standard errors.

@@ -13,9 +13,20 @@ from safetensors.torch import save_file
 from convscope.ansatz.measure import patch_agop
 from convscope.core.errors import ConvscopeError
 from convscope.core.network import Network
+from convscope.core.results import Number
 from convscope.papers import beaglehole2023, beaglehole2023_myrtle, record, table
-from convscope.papers.beaglehole2023_myrtle import Recipe, trained, untrained
-from convscope.papers.beaglehole2023_networks import POWERS, Beside, Size, agops, compared, twins_of, untrained_twins
+from convscope.papers.beaglehole2023_agreement import growth, judged, tables
+from convscope.papers.beaglehole2023_networks import (
+    POWERS,
+    Beside,
+    Size,
+    agops,
+    beyond,
+    compared,
+    twins_of,
+    untrained_twins,
+)
+from convscope.papers.beaglehole2023_training import NETWORKS, Recipe, measured, trained, untrained
 from convscope.papers.data import LabelledImages, needed, pictures, snapshots
 from convscope.papers.registry import SCALES, Row, Setup, chosen, experiments
 from convscope.training.networks import small_resnet
@@ -41,7 +52,7 @@ def ran(name, data, cache=None):
     json.dumps(result, allow_nan=False)
     rows = [Row.from_json(row) for row in result["rows"]]
     assert finite(rows)
-    page = table.markdown({experiment.key: result}, "r.json")
+    page = table.of_paper(experiment.paper, {experiment.key: result})
     assert all(row.quantity in page for row in rows)
     return rows, result["details"]
 
@@ -49,7 +60,8 @@ def ran(name, data, cache=None):
 def test_registry_knows_the_experiments():
     mine = [experiment for key, experiment in experiments().items() if key.startswith("beaglehole2023/")]
     machines = [f"convrfm-{name}" for name in ("local", "noisy", "fashion", "cifar10")]
-    assert [experiment.name for experiment in mine] == ["limit", "pretrained", "trajectory", "myrtle", *machines]
+    trained = ["myrtle", "architectures"]
+    assert [e.name for e in mine] == ["limit", "pretrained", "trajectory", *trained, "edges", *machines]
     assert all(set(experiment.costs) == set(SCALES) for experiment in mine)
 
 
@@ -64,7 +76,7 @@ def test_limit_approaches_one_where_it_should_and_only_there(monkeypatch):
     assert bright < 0.95 < 0.99 < min(correlations.values())
     distances = [row for name, row in found.items() if "squared distance" in name]
     assert len(distances) == 2
-    assert all(row.verdict == "agrees" for row in distances)
+    assert all(row.verdict == "claim holds" for row in distances)
 
 
 def test_layers_stand_beside_their_twins_and_chance():
@@ -110,7 +122,7 @@ class Opaque(torch.nn.Module):
 
 
 def test_a_seed_decides_a_network_and_its_training():
-    images, test, recipe = labelled(40), labelled(20, 1), Recipe(1, 2, 4, 20)
+    images, test, recipe = labelled(40), labelled(20, 1), Recipe("four convolutions", 1, 2, 4, 20)
     first = trained(recipe, images, test, None, False)
     again = trained(recipe, images, test, None, False)
     for name, tensor in first.final.state_dict().items():
@@ -118,6 +130,44 @@ def test_a_seed_decides_a_network_and_its_training():
     assert torch.equal(first.initial.conv1.weight, untrained(recipe).conv1.weight)
     assert not torch.equal(first.initial.conv1.weight, first.final.conv1.weight)
     assert not torch.equal(untrained(replace(recipe, seed=2)).conv1.weight, first.initial.conv1.weight)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_agreement_before_and_after_training(network):
+    recipes = [Recipe(network, seed, 3, 8, 10, "sgd", 1e-3, 0.9) for seed in range(2)]
+    found = measured(recipes, labelled(40), labelled(20, 1), 20, None, False)
+    for recipe, one in zip(recipes, found, strict=True):
+        assert one.recipe == recipe
+        assert list(one.before) == list(one.after) == list(patch_agop(untrained(recipe), labelled(2).images))
+        for layer, result in one.after.items():
+            assert torch.equal(result.init, one.before[layer].weight)
+            assert not torch.equal(result.weight, result.init)
+    raised, above = growth(network, found, 1.0)
+    expected = [
+        np.median([a.correlation() for a in one.after.values()])
+        - np.median([a.correlation() for a in one.before.values()])
+        for one in found
+    ]
+    assert math.isclose(raised.ours.value, np.mean(expected))
+    assert raised.verdict in {"claim holds", "claim fails"}
+    assert above.verdict == ""
+    made = tables(found)
+    assert len(made["networks"]) == 2
+    assert len(made["convolutions"]) == 2 * len(found[0].after)
+    json.dumps(made, allow_nan=False)
+
+
+def test_agreement_is_judged_by_what_chance_gives():
+    images = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    conv = torch.nn.Conv2d(3, 6, 3, bias=False)
+    result = patch_agop(torch.nn.Sequential(conv, torch.nn.Flatten()), images, exact=True)["0"]
+    assert math.isclose(result.correlation(), 1)  # the outputs are the convolution's: S is a multiple of the identity
+    row = Row("agreement", "", None, Number(1.0, None, (0.8, 0.9)), 1)
+    assert judged(row, [result]).verdict == "claim holds"
+    inside = judged(replace(row, ours=Number(0.9, None, (0.8, 0.9))), [result])
+    assert inside.verdict == "claim fails"
+    assert "1.00 times their mean energy" in inside.reason
+    assert beyond(None) is None
 
 
 def test_prototype_has_a_value_for_each_convolution():
@@ -156,8 +206,10 @@ def test_pictures_are_read_in_zero_to_one(tmp_path):
 @needs_data
 def test_myrtle_runs(tmp_path):
     rows, details = ran("myrtle", {"cifar10": DATA}, tmp_path)
-    assert len(rows) == 6 * 4
-    assert all(row.n == 2 and "prototype" in row.note for row in rows)
+    of_layers, whole = rows[: 6 * 4], rows[6 * 4 :]
+    assert all(row.n == 2 and "prototype" in row.note for row in of_layers)
+    assert [bool(row.verdict) for row in whole] == [True, False] * len(POWERS)
+    assert sum(bool(row.verdict) for row in of_layers) == 2 * 4
     assert len(details["convolutions"]) == 2 * 4
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
@@ -166,6 +218,7 @@ def test_myrtle_runs(tmp_path):
 @pytest.mark.parametrize("name", [pytest.param("pretrained", marks=pytest.mark.slow), "trajectory"])
 def test_published_networks_run(name):
     rows, details = ran(name, {"cifar10": DATA, "weights": DATA / "weights", "imagenet": DATA})
+    assert any(row.verdict for row in rows)
     if name == "trajectory":
         assert len(details["snapshots"]) == 8 * 3
         assert {row.n for row in rows} == {1}

@@ -13,12 +13,15 @@ import torch
 from convscope.core.errors import ConvscopeError
 from convscope.papers import beaglehole2023_convrfm as convrfm
 from convscope.papers import record, table
-from convscope.papers.beaglehole2023_convrfm_images import ACCURACY, CIFAR10, FASHION, LOCAL, NOISY
+from convscope.papers.beaglehole2023_claims import gained, in_words
+from convscope.papers.beaglehole2023_convrfm_images import ACCURACY, CIFAR10, ERROR, FASHION, LOCAL, NOISY
+from convscope.papers.beaglehole2023_convrfm_rows import CNN, FIXED, Found, rows_of
 from convscope.papers.data import LabelledImages, fashion_mnist
+from convscope.papers.kept import Scores
 from convscope.papers.registry import SCALES, Row, Setup, chosen
 from convscope.rfm.estimators import ConvRFMClassifier
 
-STAR, SIGNAL, _ = LOCAL
+STAR, SIGNAL, *_ = LOCAL
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
@@ -53,7 +56,7 @@ def ran(name, given):
     assert result["status"] == record.DONE
     json.dumps(result, allow_nan=False)
     rows = [Row.from_json(row) for row in result["rows"]]
-    page = table.markdown({experiment.key: result}, "r.json")
+    page = table.of_paper(experiment.paper, {experiment.key: result})
     assert all(row.quantity in page and row.note in page for row in rows)
     return {row.quantity: row for row in rows}, result["details"]
 
@@ -68,12 +71,14 @@ def test_every_machine_has_its_row_beside_the_cnn_and_the_largest_class(monkeypa
         ("local signal, n = 24", ["the fixed kernel", "ConvRFM", "Deep ConvRFM"]),
     ):
         for name in machines:
-            assert set(rows.pop(f"{at}: {ACCURACY} of {name}").baselines) == {convrfm.CNN, "largest class"}
-        assert rows.pop(f"{at}: {ACCURACY} of {convrfm.CNN}").baselines == {"largest class": 0.5}
-        for before, after in pairwise(machines):
+            assert set(rows.pop(f"{at}: {ACCURACY} of {name}").baselines) == {CNN, "largest class"}
+        assert rows.pop(f"{at}: {ACCURACY} of {CNN}").baselines == {"largest class": 0.5}
+        for before, after in {(FIXED, machine) for machine in machines[1:]} | set(pairwise(machines)):
             gain = rows.pop(f"{at}: gain in test accuracy of {after} over {before}")
             assert gain.n == 2
-            assert "95 % interval over 2 draws" in gain.note
+            assert bool(gain.verdict) == (before == FIXED)
+            assert "95 % interval over 2 runs" in gain.note
+        assert rows.pop(f"{at}: fall of the mean squared error from {FIXED}'s by ConvRFM, as a share of it").verdict
     assert len(rows) == len(STAR.reported)
     assert all(row.expected and "notebook" in row.paper for row in rows.values())
     iterations = convrfm.ITERATIONS + 1
@@ -139,14 +144,40 @@ def test_drawn_images_differ_between_draws_and_between_training_and_test(case, d
 @pytest.mark.parametrize(
     ("gains", "word"),
     [
-        ([0.03, 0.02, 0.04], "it helps:"),
-        ([-0.03, -0.02, -0.04], "it harms:"),
-        ([0.05, -0.01, 0.04], "it does not help:"),
-        ([0.0, 0.0, 0.0], "it does not help:"),
+        ([0.03, 0.02, 0.04], "a gain:"),
+        ([-0.03, -0.02, -0.04], "a loss:"),
+        ([0.05, -0.01, 0.04], "no gain to be seen:"),
+        ([0.0, 0.0, 0.0], "no gain to be seen:"),
     ],
 )
 def test_the_spread_over_draws_decides_whether_learning_helps(gains, word):
-    assert convrfm._verdict(gains).startswith(word)
+    assert in_words(gains).startswith(word)
+    row = gained("gain", gains, reason="none")
+    assert row.verdict == ("claim holds" if word == "a gain:" else "claim fails")
+
+
+def found(gains, errors):
+    scores = Scores(0.9, 0.6, 1.0)
+    curves = [
+        [{ACCURACY: 0.5, ERROR: 0.8}, {ACCURACY: 0.5 + gain, ERROR: error}]
+        for gain, error in zip(gains, errors, strict=True)
+    ]
+    return [Found(0.1, curve, 1, curve[1][ACCURACY], [], scores, (1.0, 1.0)) for curve in curves]
+
+
+def test_a_planted_gain_is_found_and_its_absence_too():
+    some = rows_of(SIGNAL, 500, 100, found([0.05, 0.06, 0.055], [0.7, 0.71, 0.69]))
+    assert [row.verdict for row in some if row.verdict] == ["claim holds"] * 3
+    none = rows_of(SIGNAL, 500, 100, found([0.05, -0.06, 0.0], [0.8, 0.8, 0.8]))
+    assert [row.verdict for row in none if row.verdict] == ["claim fails"] * 3
+    assert all("fixed kernel in 0 of 3 draws" in row.reason for row in none if row.verdict)
+
+
+def test_sizes_are_those_of_the_digits():
+    case = LOCAL[-1]
+    draw = case.draw(setup(), 30, 20, 0)
+    assert draw.train.images.shape == (30, 1, 8, 8)
+    assert draw.train.images.max() == 1
 
 
 def test_a_trained_cnn_is_read_back(tmp_path, monkeypatch):
@@ -158,7 +189,7 @@ def test_a_trained_cnn_is_read_back(tmp_path, monkeypatch):
 
 def test_missing_data_are_named(tmp_path, monkeypatch, data):
     monkeypatch.delenv("CONVSCOPE_DATA", raising=False)
-    results = record.run_all(chosen(["beaglehole2023/convrfm-fashion"]), setup(), "convscope papers NAME")
+    results = record.run_all(chosen(["beaglehole2023/convrfm-fashion"]), setup(scale="cpu"), "convscope papers NAME")
     ((_, missing),) = results
     assert missing["status"] == record.MISSING
     assert "--data fashion-mnist=PATH" in missing["why"][0]

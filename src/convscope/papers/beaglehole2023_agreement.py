@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import fmean, median
@@ -48,10 +48,10 @@ def growth(name: str, found: Sequence[BeforeAndAfter], power: float) -> list[Row
         )
     excess = [(b - turned_b) - (a - turned_a) for (a, b), (turned_a, turned_b) in zip(changes, chances, strict=True)]
     what = f"{name}: by how much training raises the correlation of NFM and AGOP, {POWERS[power]}, median over layers"
-    beyond = f"{name}: the same of what the correlation, {POWERS[power]}, has above that with {TURNED}"
+    excess_what = f"{name}: the same of what the correlation, {POWERS[power]}, has above that with {TURNED}"
     return [
         gained(what, [b - a for a, b in changes], reason=reason),
-        Row(beyond, NOT_READ, None, summary(excess), len(excess), {"itself": end - start}),
+        Row(excess_what, NOT_READ, None, summary(excess), len(excess), {"itself": end - start}),
     ]
 
 
@@ -71,7 +71,7 @@ def turned(result: PatchAgop, **what: Any) -> float:
     return fmean(result.chance("haar", draws=NULL_DRAWS, **what).tolist())
 
 
-def _median(one: BeforeAndAfter, f: Any) -> tuple[float, float]:
+def _median(one: BeforeAndAfter, f: Callable[[PatchAgop], float]) -> tuple[float, float]:
     return median(map(f, one.before.values())), median(map(f, one.after.values()))
 
 

@@ -15,7 +15,7 @@ from convscope.papers.registry import Outcome, Row, Scale, Setup, summary
 from convscope.training.loop import Optimiser
 
 #: Optimiser to its step size and momentum.
-OPTIMISERS: dict[Optimiser, tuple[float, float]] = {"adam": (1e-3, 0.0), "sgd": (0.02, 0.9)}
+OPTIMISERS: dict[Optimiser, tuple[float, float]] = {"adam": (1e-3, 0.0), "sgd": (0.005, 0.9)}
 WIDTHS = {"four convolutions": 32, "VGG with batch norm": 32, "residual network": 16}
 
 

@@ -20,7 +20,9 @@ from convscope.papers.data import pictures
 from convscope.papers.registry import Outcome, Row, Scale, Setup, summary
 from convscope.rfm.estimators import ConvRFMClassifier
 
-UNTRAINED, TURNED, CONTRAST = "untrained twin", "directions at random", "contrast of the patch"
+UNTRAINED, TURNED = "untrained twin", "directions at random"
+WHOLE, CENTRED = "whole patches", "centred patches"
+_NONE = "95 % without any gain"
 _GRADIENTS = 20  # training images at which a kernel machine's AGOP is taken, as in the authors' code
 
 
@@ -41,7 +43,7 @@ class Size:
     twins: int
 
 
-SIZES: dict[Scale, Size] = {"smoke": Size(4, 40, 5, 1), "cpu": Size(60, 500, 40, 2), "paper": Size(80, 4_000, 1_000, 5)}
+SIZES: dict[Scale, Size] = {"smoke": Size(4, 40, 5, 1), "cpu": Size(40, 500, 40, 2), "paper": Size(80, 4_000, 1_000, 5)}
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,9 @@ def edges(setup: Setup) -> Outcome:
     lines: list[dict[str, Any]] = []
     for look in seen:
         found = look()
-        some, line = measured(found, size.draws)
+        some, table = measured(found, size.draws)
         rows += some
-        lines.append(line)
+        lines += table
     settings = {
         "measured": "correlation over the pixels of an image, mean over images, between the length sqrt(u^T M u) of "
         "the patch u around a pixel and Sobel's gradient magnitude there (of the mean over channels)",
@@ -105,30 +107,38 @@ def edges(setup: Setup) -> Outcome:
         "images": f"at most {size.images:,} of each data set",
         TURNED: f"{size.draws:,} metrics with M's eigenvalues",
         UNTRAINED: f"AGOPs of {size.twins} networks with fresh weights",
-        CONTRAST: "length of the patch less the mean of each channel; the identity leaves it in",
+        CENTRED: "less the mean of each channel over the patch, so that brightness does not count; with the identity, "
+        "the patch's contrast",
     }
     return Outcome(tuple(rows), settings, {"metrics": lines})
 
 
-def measured(seen: Seen, draws: int) -> tuple[list[Row], dict[str, Any]]:
-    """Returns the rows of a metric, and a line with all metrics that it is compared with.
+def measured(seen: Seen, draws: int) -> tuple[list[Row], list[dict[str, Any]]]:
+    """Returns the rows of a metric, and a line with all that it is compared with for whole and for centred patches.
 
     Args:
         seen: metric and images.
         draws: of metrics at random.
     """
-    c = seen.images.shape[1]
-    side = round((len(seen.metric) / c) ** 0.5)
-    identity = torch.eye(len(seen.metric), dtype=torch.float64)
-    others = {**seen.others, CONTRAST: [contrast_metric(c, side)], "identity": [identity]}
-    own = _by_image(seen.images, [seen.metric])
-    rivals = {name: _by_image(seen.images, metrics) for name, metrics in others.items()}
-    null = [fmean(_by_image(seen.images, [metric])) for metric in turned_metrics(seen.metric, draws)]
-    band = Measured(0.0, draws=tuple(null)).band
-    means = {name: fmean(values) for name, values in rivals.items()}
-    rows = [
-        Row(
-            f"{seen.name}: correlation of patch lengths in the AGOP with edges",
+    c, d = seen.images.shape[1], len(seen.metric)
+    contrast = contrast_metric(c, round((d / c) ** 0.5))
+    identity = torch.eye(d, dtype=torch.float64)
+    turned = turned_metrics(seen.metric, draws)
+    rows: list[Row] = []
+    lines: list[dict[str, Any]] = []
+    for patches, centre in ((WHOLE, identity), (CENTRED, contrast)):
+        at = f"{seen.name}, {patches}"
+        own, *rivals = (
+            _by_image(seen.images, [centre @ metric @ centre for metric in metrics])
+            for metrics in ([seen.metric], *seen.others.values(), [identity])
+        )
+        others = dict(zip((*seen.others, "identity"), rivals, strict=True))
+        null = [fmean(_by_image(seen.images, [centre @ metric @ centre])) for metric in turned]
+        band = Measured(0.0, draws=tuple(null)).band
+        means = {name: fmean(values) for name, values in others.items()}
+        why = _why(seen, centre)
+        row = Row(
+            f"{at}: correlation of their lengths in the AGOP with edges",
             f"edge detector: above {TURNED} (the central 95 %)",
             beyond(band),
             summary(own, band, f"mean with {TURNED}"),
@@ -136,22 +146,23 @@ def measured(seen: Seen, draws: int) -> tuple[list[Row], dict[str, Any]]:
             {**means, TURNED: fmean(null)},
             "± over images",
             "higher",
-            reason=_why(seen.metric, c),
+            reason=why,
         )
-    ]
-    if UNTRAINED in rivals:
-        gains = _less(own, rivals[UNTRAINED])
-        what = f"{seen.name}: the same less that of the untrained twins' AGOPs"
-        rows.append(gained(what, gains, reason=_why(seen.metric, c)))
-    above = _less(own, rivals[CONTRAST])
-    what = f"{seen.name}: the same less that of the patches' contrast"
-    number = summary(above, without_gain(above), "95 % without any gain")
-    rows.append(Row(what, NOT_READ, None, number, len(above), note=in_words(above)))
-    line = {"metric": seen.name, "AGOP": fmean(own), **{name: means.get(name) for name in (UNTRAINED, "NFM")}}
-    return rows, {**line, **means, TURNED: fmean(null), "share along means": _flat_share(seen.metric, c)}
+        rows.append(row)
+        if UNTRAINED in others:
+            gains = _less(own, others[UNTRAINED])
+            rows.append(gained(f"{at}: the same less that in the untrained twins' AGOPs", gains, reason=why))
+        above = _less(own, others["identity"])
+        what, number = f"{at}: the same less that in the identity", summary(above, without_gain(above), _NONE)
+        rows.append(Row(what, NOT_READ, None, number, len(above), note=in_words(above)))
+        line = {"metric": seen.name, "patches": patches, "AGOP": fmean(own)}
+        line |= {name: means.get(name) for name in (UNTRAINED, "NFM", "identity")} | {TURNED: fmean(null)}
+        lines.append(line)
+    return rows, lines
 
 
 def _by_image(images: Tensor, metrics: Sequence[Tensor]) -> list[float]:
+    """Returns the correlation with edges in each image, mean over metrics."""
     return torch.stack([edge_correlations(images, metric) for metric in metrics]).mean(0).tolist()
 
 
@@ -159,16 +170,14 @@ def _less(values: Sequence[float], others: Sequence[float]) -> list[float]:
     return [a - b for a, b in zip(values, others, strict=True)]
 
 
-def _flat_share(metric: Tensor, channels: int) -> float:
-    """Returns what share of a metric's trace measures the mean of a channel, which no edge changes."""
-    contrast = contrast_metric(channels, round((len(metric) / channels) ** 0.5))
-    return 1 - float((metric * contrast).sum() / metric.trace())
-
-
-def _why(metric: Tensor, channels: int) -> str:
-    share = _flat_share(metric, channels)
-    even = channels / len(metric)
+def _why(seen: Seen, centre: Tensor) -> str:
+    """Returns in words what a metric measures besides edges: brightness, or one direction that does not follow them."""
+    metric = centre @ seen.metric @ centre
+    values, vectors = torch.linalg.eigh(metric)
+    leading = fmean(_by_image(seen.images, [torch.outer(vectors[:, -1], vectors[:, -1])]))
+    contrast = contrast_metric(seen.images.shape[1], round((len(metric) / seen.images.shape[1]) ** 0.5))
+    flat = 1 - float((metric * contrast).sum() / metric.trace())
     return (
-        f"{share:.2f} of the metric's trace measures the mean of a channel over the patch, which says how bright it is "
-        f"and not where an edge lies; with {TURNED} it would be {even:.2f}"
-    )
+        f"{max(flat, 0):.0%} of the trace measures how bright a patch is, not where its edge lies; the strongest "
+        f"direction has {float(values[-1] / values.sum()):.0%} of the trace and follows edges with {leading:.2f}"
+    ).replace("%", " %")
