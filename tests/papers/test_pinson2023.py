@@ -87,14 +87,14 @@ def test_small_networks_are_trained_once(setup, folder):
     images, labels = data.photographs(setup, 40)
     test = data.held_out(setup, 20)
     how = {"seed": 1, "epochs": 1}
-    first, scores = data.trained_cnn(setup, "strides", images, labels, test, **how)
-    again, kept = data.trained_cnn(setup, "strides", images, labels, test, **how)
+    first, scores = data.trained_network(setup, "strides", images, labels, test, **how)
+    again, kept = data.trained_network(setup, "strides", images, labels, test, **how)
     assert scores == kept
     assert len(list(setup.cache.glob("*.safetensors"))) == 1
     for a, b in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
-    data.trained_cnn(setup, "maxima", images, labels, test, **how)
-    data.trained_cnn(setup, "strides", images, labels.roll(1), test, **how)
+    data.trained_network(setup, "maxima", images, labels, test, **how)
+    data.trained_network(setup, "strides", images, labels.roll(1), test, **how)
     assert len(list(setup.cache.glob("*.safetensors"))) == 3
 
 

@@ -1,4 +1,4 @@
-"""When modes are half learned, from records of their strengths."""
+"""When modes are half learned, or to any other share, from records of their strengths."""
 
 from __future__ import annotations
 
@@ -23,13 +23,31 @@ def half_times(steps: Tensor, strengths: Tensor, targets: Tensor) -> Tensor:
         >>> half_times(torch.tensor([0, 10]), torch.tensor([[0.0, 0.0], [1.0, 0.1]]), torch.ones(2)).tolist()
         [5.0, inf]
     """
-    found = torch.full((len(targets),), math.inf, dtype=torch.float64)
-    for mode, half in enumerate((targets / 2).tolist()):
+    return crossings(steps, strengths, targets / 2)
+
+
+def crossings(steps: Tensor, strengths: Tensor, levels: Tensor) -> Tensor:
+    """Returns when each mode first has a level, float64 [m], by straight lines between records.
+
+    Args:
+        steps: as for ``half_times``.
+        strengths: likewise.
+        levels: [m]; one that is not positive is never crossed.
+
+    Returns:
+        In the unit of steps; inf where it was not reached.
+
+    Example:
+        >>> crossings(torch.tensor([0, 10]), torch.tensor([[0.0], [1.0]]), torch.tensor([0.2])).tolist()
+        [2.0]
+    """
+    found = torch.full((len(levels),), math.inf, dtype=torch.float64)
+    for mode, level in enumerate(levels.tolist()):
         known = strengths[:, mode].isfinite()
         a, t = strengths[known, mode].double(), steps[known].double()
-        above = torch.nonzero(a >= half)[:, 0]
-        if half <= 0 or not len(above):
+        above = torch.nonzero(a >= level)[:, 0]
+        if level <= 0 or not len(above):
             continue
         i = int(above[0])
-        found[mode] = t[0] if i == 0 else t[i - 1] + (half - a[i - 1]) / (a[i] - a[i - 1]) * (t[i] - t[i - 1])
+        found[mode] = t[0] if i == 0 else t[i - 1] + (level - a[i - 1]) / (a[i] - a[i - 1]) * (t[i] - t[i - 1])
     return found

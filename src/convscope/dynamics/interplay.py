@@ -91,20 +91,39 @@ def _circular(structure: DatasetStructure, network: LinearCNN) -> Interplay:
     return Interplay(s.flatten(), frequencies, multiplicity.repeat_interleave(rank), overlap.flatten(1))
 
 
-def _matrix(structure: DatasetStructure, network: LinearCNN) -> Interplay:
-    shape = structure.image_shape
-    size, kernel = math.prod(shape), network.kernels[0]
+def convolution_matrix(network: LinearCNN, image_shape: tuple[int, int, int]) -> Tensor:
+    """Returns the matrix [k h' w', c h w] of a network's one convolution: what it makes of images of one bright pixel.
+
+    Args:
+        network: with one convolution, padded as it is.
+        image_shape: (c, h, w).
+
+    Raises:
+        ValueError: when it is too large.
+
+    Example:
+        >>> network = LinearCNN.drawn((1, 4, 4), 2, init_std=1.0, kernel_size=3, padding="zeros")
+        >>> convolution_matrix(network, (1, 4, 4)).shape
+        torch.Size([16, 16])
+    """
+    (kernel,), size = network.kernels, math.prod(image_shape)
     if size > LARGEST:
         raise ValueError(
-            f"a convolution with zero padding of images with {size:,} numbers is too large to decompose (at most "
+            f"a convolution of images with {size:,} numbers is too large to decompose as a matrix (at most "
             f"{LARGEST:,}): make images smaller, or use circular padding"
         )
     (q, r), (rows, columns) = kernel.shape[2:], network.head.shape[2:]
     top, left = network.before
-    around = (left, columns + r - 1 - shape[2] - left, top, rows + q - 1 - shape[1] - top)
-    images = torch.eye(size, dtype=torch.float64).view(size, *shape)
-    answers = torch.cat([F.conv2d(F.pad(part, around), kernel) for part in images.split(256)])
-    _, s, vh = torch.linalg.svd(answers.flatten(1).T, full_matrices=False)
+    around = (left, columns + r - 1 - image_shape[2] - left, top, rows + q - 1 - image_shape[1] - top)
+    mode = "circular" if network.padding == "circular" else "constant"
+    images = torch.eye(size, dtype=torch.float64).view(size, *image_shape)
+    answers = torch.cat([F.conv2d(F.pad(part, around, mode), kernel) for part in images.split(256)])
+    return answers.flatten(1).T
+
+
+def _matrix(structure: DatasetStructure, network: LinearCNN) -> Interplay:
+    shape = structure.image_shape
+    _, s, vh = torch.linalg.svd(convolution_matrix(network, shape), full_matrices=False)
     energy = unitary(vh.view(-1, *shape)).abs().square().sum(1).flatten(1)
     frequencies = signed_frequencies(*shape[1:])[energy.argmax(1)]
     return Interplay(s, frequencies, torch.ones_like(frequencies[:, 0]), (structure.modes.flatten(1) @ vh.T).square())

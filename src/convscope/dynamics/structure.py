@@ -130,6 +130,40 @@ class DatasetStructure:
         return self.covariance
 
 
+def alone(structure: DatasetStructure, mode: int) -> DatasetStructure:
+    """Returns the structure of data in which one mode of a data set is all there is.
+
+    Sigma_yx = s u phi^T and Sigma_xx = lam phi phi^T, lam = phi^T Sigma_xx phi: the case for which the equation of
+    Pinson et al. (2023) is exact.
+
+    Args:
+        structure: with its covariance.
+        mode: which one, from 0.
+
+    Raises:
+        ConvscopeError: when the covariance is not at hand.
+
+    Example:
+        >>> images, labels = torch.rand(60, 1, 5, 5), torch.arange(60) % 3
+        >>> from convscope.dynamics.collect import dataset_structure
+        >>> alone(dataset_structure([(images, labels)]), 1).singular_values.shape
+        torch.Size([1])
+    """
+    own = slice(mode, mode + 1)
+    phi = structure.modes[mode].flatten()
+    covariance = phi @ structure.check_covariance("a mode alone") @ phi * torch.outer(phi, phi)
+    s, u, modes = structure.singular_values[own], structure.class_vectors[own], structure.modes[own]
+    return replace(
+        structure,
+        singular_values=s,
+        modes=modes,
+        class_vectors=u,
+        cross=(s * u.T @ modes.flatten(1)).view_as(structure.cross),
+        power=powers(covariance, structure.image_shape),
+        covariance=covariance,
+    )
+
+
 @dataclass(frozen=True)
 class Diagnostics:
     """How well the theory's assumptions hold on this data; all 0 where they hold exactly.

@@ -47,6 +47,7 @@ def swap_spectra(
     images: Tensor,
     labels: Tensor,
     *,
+    mask: Tensor | None = None,
     seed: int = 0,
     batch_size: int = 250,
     progress: bool = False,
@@ -62,6 +63,7 @@ def swap_spectra(
         network: trained; afterwards as it was found.
         images: [n, c, h, w], floating-point, as read; the network's own normalisation comes after the swap.
         labels: int64 [n], their classes.
+        mask: bool [h, w], True at the frequencies whose amplitudes are swapped (``filters.mask_of``); None: at all.
         seed: decides with which image each is paired.
         batch_size: images at a time.
         progress: whether to show a progress bar.
@@ -91,11 +93,11 @@ def swap_spectra(
         low, high = images.min(), images.max()
         for rows in batches(len(images), batch_size, "swapped spectra", progress):
             x = images[rows]
-            strange = combined(x, images[other[rows]])
+            strange = combined(x, images[other[rows]], mask)
             outside += float(((strange < low) | (strange > high)).double().mean()) * len(rows)
             guesses["clean"].append(scores(x).argmax(1))
             guesses["other"].append(scores(strange).argmax(1))
-            guesses["same"].append(scores(combined(x, images[same[rows]])).argmax(1))
+            guesses["same"].append(scores(combined(x, images[same[rows]], mask)).argmax(1))
     clean, guess, again = (torch.cat(guesses[name]) for name in ("clean", "other", "same"))
     phase, amplitude = guess == labels, guess == labels[other]
     # The same permutations in both.
@@ -115,7 +117,7 @@ def swap_spectra(
     )
 
 
-def combined(phases: Tensor, amplitudes: Tensor) -> Tensor:
+def combined(phases: Tensor, amplitudes: Tensor, mask: Tensor | None = None) -> Tensor:
     """Returns images with the phases of some and the amplitudes of others, float64 [n, c, h, w], channel by channel.
 
     A coefficient without amplitude, up to rounding, has phase 0.
@@ -123,6 +125,8 @@ def combined(phases: Tensor, amplitudes: Tensor) -> Tensor:
     Args:
         phases: [n, c, h, w], images that give the phases of their Fourier transforms.
         amplitudes: [n, c, h, w], images that give the amplitudes.
+        mask: bool [h, w], frequencies at which they do, the same for a frequency and its conjugate; elsewhere the
+            amplitudes stay those of the images that give the phases. None: at all.
 
     Example:
         >>> images = torch.rand(2, 3, 4, 5, dtype=torch.float64)
@@ -133,8 +137,10 @@ def combined(phases: Tensor, amplitudes: Tensor) -> Tensor:
     size = spectrum.abs()
     some = size > 64 * torch.finfo(torch.float64).eps * size.amax((2, 3), keepdim=True)
     unit = torch.where(some, spectrum / size.where(some, 1.0), 1.0)
-    changed = torch.fft.rfft2(amplitudes.double(), norm="ortho").abs() * unit
-    return torch.fft.irfft2(changed, s=phases.shape[2:], norm="ortho")
+    changed = torch.fft.rfft2(amplitudes.double(), norm="ortho").abs()
+    if mask is not None:
+        changed = torch.where(mask[:, : changed.shape[-1]].to(changed.device), changed, size)
+    return torch.fft.irfft2(changed * unit, s=phases.shape[2:], norm="ortho")
 
 
 def partners_by_class(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from convscope.papers.pinson2023_linear import times
+from convscope.papers.pinson2023_overlap import overlap
 from convscope.papers.pinson2023_relu import frequencies, order, spectra
 from convscope.papers.pinson2023_shortcuts import shortcuts
+from convscope.papers.pinson2023_speeds import speeds
+from convscope.papers.pinson2023_stages import stages
+from convscope.papers.pinson2023_swap import swap
 from convscope.papers.pinson2023_training import colours, kernels
 from convscope.papers.pinson2023_transient import transient
 from convscope.papers.registry import Experiment
@@ -32,6 +36,7 @@ _INTERPLAY = (
 )
 _PRACTICE = f"Abstract: experiments “show how our theory relates to deep, non-linear CNNs used in practice”. {_UNREAD}"
 _SHORTCUT = f"Abstract: the theory helps explain shortcut learning. {_UNREAD}"
+_TEXTURE = f"Abstract: the theory helps explain CNNs' “tendency to rely on texture instead of shape”. {_UNREAD}"
 
 EXPERIMENTS = (
     Experiment(
@@ -42,6 +47,33 @@ EXPERIMENTS = (
         ("cifar10",),
         {"smoke": "seconds", "cpu": "3 to 12 minutes on one core", "paper": "an hour on one core"},
         times,
+    ),
+    Experiment(
+        "pinson2023",
+        "stages",
+        "Do modes wait for longer than they rise, and only from small initial weights?",
+        _DISCOVERY,
+        (),
+        {"smoke": "seconds", "cpu": "about 2 minutes on one core", "paper": "half an hour on one core"},
+        stages,
+    ),
+    Experiment(
+        "pinson2023",
+        "speeds",
+        "How much faster does a linear CNN learn a mode than a fully connected network?",
+        _INTERPLAY,
+        ("cifar10",),
+        {"smoke": "seconds", "cpu": "about 2 minutes on one core", "paper": "an hour on one core"},
+        speeds,
+    ),
+    Experiment(
+        "pinson2023",
+        "overlap",
+        "Do the convolution's own singular directions come to lie over the modes as these are learned?",
+        _INTERPLAY,
+        ("cifar10",),
+        {"smoke": "seconds", "cpu": "about 3 minutes on one core", "paper": "hours on one core"},
+        overlap,
     ),
     Experiment(
         "pinson2023",
@@ -96,6 +128,15 @@ EXPERIMENTS = (
         ("cifar10",),
         {"smoke": "seconds", "cpu": "2 to 4 minutes on one core", "paper": "hours on one core"},
         frequencies,
+    ),
+    Experiment(
+        "pinson2023",
+        "swap",
+        "Do networks go by the amplitudes of images, their texture, or by their phases, their shape?",
+        _TEXTURE,
+        ("cifar10",),
+        {"smoke": "seconds", "cpu": "about 3 minutes on one core", "paper": "hours on one core"},
+        swap,
     ),
     Experiment(
         "pinson2023",

@@ -18,12 +18,15 @@ from convscope.dynamics.structure import DatasetStructure
 from convscope.papers.data import LabelledImages, cifar10, fingerprint, needed
 from convscope.papers.kept import Scores, learn, once
 from convscope.papers.registry import Setup
+from convscope.training.linear import dense
 
 View = Literal["gray", "colour"]
-Pooling = Literal["strides", "maxima"]
+Kind = Literal["strides", "maxima", "dense"]
 CLASSES = 10
+BY_CHANCE = (-0.68, 0.68)  # central 95 % of rank correlations of nine modes in any order
 _LUMINANCE = (0.299, 0.587, 0.114)
 _WIDTHS = (32, 64, 64)
+_UNITS = 256
 _BATCH = 500
 
 
@@ -114,32 +117,42 @@ def held_out(setup: Setup, n: int) -> LabelledImages:
     return cifar10(needed("cifar10", setup.data), n, "test")
 
 
-def small_cnn(pooling: Pooling) -> nn.Sequential:
-    """Returns three convolutions with ReLUs and a linear layer, for RGB of 32 x 32 pixels; it normalises images itself.
+def small_network(kind: Kind) -> nn.Sequential:
+    """Returns a classifier with ReLUs for RGB images of 32 x 32 pixels, ``normalised``.
 
     Args:
-        pooling: how maps are halved: by a stride of 2, or by maxima over 2 x 2.
+        kind: three convolutions and a linear layer, their maps halved by "strides" of 2 or by "maxima" over 2 x 2; or
+            "dense", a hidden layer of ``_UNITS`` and a linear one.
     """
+    if kind == "dense":
+        return dense((3, 32, 32), CLASSES, (_UNITS,))
     layers: list[nn.Module] = []
     for c, k in zip((3, *_WIDTHS), _WIDTHS, strict=False):
-        layers += [nn.Conv2d(c, k, 3, 2 if pooling == "strides" else 1, 1), nn.ReLU()]
-        layers += [nn.MaxPool2d(2)] if pooling == "maxima" else []
+        layers += [nn.Conv2d(c, k, 3, 2 if kind == "strides" else 1, 1), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)] if kind == "maxima" else []
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(_WIDTHS[-1] * 16, CLASSES))
 
 
 def normalised(pixels: Tensor) -> Tensor:
-    """Returns RGB images in [0, 1] as ``small_cnn`` takes them: each channel less 1/2, over 1/4."""
+    """Returns RGB images in [0, 1] as ``small_network`` takes them: each channel less 1/2, over 1/4."""
     return (pixels - 0.5) / 0.25
 
 
-def trained_cnn(
-    setup: Setup, pooling: Pooling, pixels: Tensor, labels: Tensor, test: LabelledImages, *, seed: int, epochs: int
+def untrained_network(kind: Kind, seed: int) -> nn.Sequential:
+    """Returns ``small_network`` with the initial weights of a seed, in evaluation mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return small_network(kind).eval()
+
+
+def trained_network(
+    setup: Setup, kind: Kind, pixels: Tensor, labels: Tensor, test: LabelledImages, *, seed: int, epochs: int
 ) -> tuple[nn.Sequential, Scores]:
-    """Returns a small CNN trained on images [n, 3, 32, 32] in [0, 1], in evaluation mode, and how well it learned.
+    """Returns a small network trained on images [n, 3, 32, 32] in [0, 1], in evaluation mode, and how well it learned.
 
     Args:
         setup: whose cache keeps it.
-        pooling: as for ``small_cnn``.
+        kind: as for ``small_network``.
         pixels: to learn.
         labels: to learn.
         test: for the test accuracy.
@@ -149,15 +162,14 @@ def trained_cnn(
     Raises:
         KeyboardInterrupt: when the training is interrupted.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = small_cnn(pooling)
+    network = untrained_network(kind, seed)
     options: dict[str, Any] = {"epochs": epochs, "lr": 0.01, "momentum": 0.9, "batch_size": 64, "seed": seed}
-    data = [f"small CNN, {pooling}", fingerprint(pixels.numpy(), labels.numpy()), test.fingerprint]
+    name = "small dense network" if kind == "dense" else f"small CNN, {kind}"
+    data = [name, fingerprint(pixels.numpy(), labels.numpy()), test.fingerprint]
     trial = LabelledImages(normalised(test.pixels), test.labels, "")
 
     def training() -> tuple[dict[str, Tensor], Scores]:
-        title = f"{pooling}, seed {seed}" if setup.progress else False
+        title = f"{kind}, seed {seed}" if setup.progress else False
         return learn(network, normalised(pixels), labels, trial, **options, progress=title)
 
     state, scores = once(setup.cache, data, options, training)

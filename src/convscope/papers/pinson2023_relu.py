@@ -14,7 +14,16 @@ from convscope.dynamics.bias import dominant_frequency_bias
 from convscope.dynamics.collect import dataset_structure
 from convscope.dynamics.monitor import ModeMonitor
 from convscope.dynamics.training import Measured, train_and_measure
-from convscope.papers.pinson2023_data import CLASSES, Pooling, held_out, normalised, photographs, ranks, trained_cnn
+from convscope.papers.pinson2023_data import (
+    BY_CHANCE,
+    CLASSES,
+    Kind,
+    held_out,
+    normalised,
+    photographs,
+    ranks,
+    trained_network,
+)
 from convscope.papers.registry import Outcome, Row, Scale, Setup, summary
 from convscope.training.linear import ReluCNN
 from convscope.training.loop import train
@@ -48,7 +57,6 @@ SIZES: dict[Scale, Size] = {
     "cpu": Size(5_000, 2_000, 16, 4_000, 3_000, 2, 3),
     "paper": Size(50_000, 10_000, 40, 50_000, 20_000, 5, 5),
 }
-_BY_CHANCE = (-0.68, 0.68)  # central 95 % of rank correlations of nine modes in any order
 
 
 def order(setup: Setup) -> Outcome:
@@ -90,7 +98,7 @@ def order(setup: Setup) -> Outcome:
             "CNN with ReLUs, cross-entropy: rank correlation of half-times with 1 / (s sqrt(N) phi_max)",
             "positive (the linear theory, carried over); reference 0.92, 0.97, 0.87",
             (0.7, 1.0),
-            summary(effective, _BY_CHANCE, "modes in any order"),
+            summary(effective, BY_CHANCE, "modes in any order"),
             size.seeds,
             {"1 / s, a dense network's order": fmean(plain)},
             f"least {min(effective):.2f}",
@@ -156,7 +164,7 @@ def spectra(setup: Setup) -> Outcome:
                 None,
                 summary(
                     (ranks(m.half_times, 1 / structure.effective_singular_values) for m in values),
-                    _BY_CHANCE,
+                    BY_CHANCE,
                     "modes in any order",
                 ),
                 size.pairs,
@@ -198,10 +206,11 @@ def _modes(found: dict[str, list[Measured]]) -> list[dict[str, Any]]:
     ]
 
 
-_COUNTS = (9, 25, 81, 200)
-_GATE = _COUNTS.index(81)
-_LEARNED = 8  # epochs
-_POOLINGS: tuple[Pooling, ...] = ("strides", "maxima")
+DOMINANT = 81  # frequencies
+LEARNED = 8  # epochs
+_COUNTS = (9, 25, DOMINANT, 200)
+_GATE = _COUNTS.index(DOMINANT)
+_POOLINGS: tuple[Kind, ...] = ("strides", "maxima")
 
 
 def frequencies(setup: Setup) -> Outcome:
@@ -215,7 +224,7 @@ def frequencies(setup: Setup) -> Outcome:
     for pooling in _POOLINGS:
         kept, removed, random, clean = [], [], [], []
         for seed in range(size.seeds if pooling == "strides" else 1):
-            module, _ = trained_cnn(setup, pooling, images, labels, test, seed=seed, epochs=_LEARNED)
+            module, _ = trained_network(setup, pooling, images, labels, test, seed=seed, epochs=LEARNED)
             network = Network(f"CNN with {pooling}", module, normalised)
             found = dominant_frequency_bias(
                 network, test.pixels, test.labels, structure, counts=_COUNTS, draws=3, progress=setup.progress
@@ -235,24 +244,28 @@ def frequencies(setup: Setup) -> Outcome:
         "images filtered",
         "networks": "three convolutions 3x3 of 32, 64 and 64 filters with ReLUs, maps halved by strides or by maxima, "
         "one linear layer",
-        "training": f"SGD on the cross-entropy, step size 0.01, momentum 0.9, batches of 64, {_LEARNED} epochs",
+        "training": f"SGD on the cross-entropy, step size 0.01, momentum 0.9, batches of 64, {LEARNED} epochs",
         "rankings": "of frequencies, from the training images and their labels alone; the mean image always stays",
     }
     return Outcome(tuple(rows), settings, {"accuracies": table})
 
 
 def _filtered(
-    pooling: Pooling, kept: Sequence[float], removed: Sequence[float], random: Sequence[float], clean: Sequence[float]
+    pooling: Kind, kept: Sequence[float], removed: Sequence[float], random: Sequence[float], clean: Sequence[float]
 ) -> list[Row]:
     known = pooling == "strides"
     return [
         Row(
-            f"CNN with {pooling}: accuracy when 81 of 1,024 frequencies are kept, by ||sigma_j||",
+            f"CNN with {pooling}: accuracy when {DOMINANT} of 1,024 frequencies are kept, by ||sigma_j||",
             "high (theory); reference 0.452 of 0.480",
             None,
             summary(kept),
             len(kept),
-            {"unchanged": fmean(clean), "all others kept": fmean(removed), "81 random ones kept": fmean(random)},
+            {
+                "unchanged": fmean(clean),
+                "all others kept": fmean(removed),
+                f"{DOMINANT} random ones kept": fmean(random),
+            },
         ),
         Row(
             f"CNN with {pooling}: the same, over the accuracy when all others are kept",

@@ -16,7 +16,7 @@ from convscope.dynamics.shortcuts.audit import ShortcutAudit
 from convscope.dynamics.shortcuts.collect import audit_shortcuts
 from convscope.dynamics.shortcuts.confirm import Confirmation, confirm
 from convscope.dynamics.shortcuts.notch import notched, pattern
-from convscope.papers.pinson2023_data import View, held_out, normalised, photographs, seen, trained_cnn
+from convscope.papers.pinson2023_data import View, held_out, normalised, photographs, seen, trained_network
 from convscope.papers.registry import Outcome, Row, Scale, Setup, summary
 
 _PLACE, _LABEL = (9, 6), 0
@@ -144,7 +144,7 @@ def _used(setup: Setup, size: Size) -> tuple[list[Row], list[dict[str, Any]]]:
         audits[name] = audit_shortcuts([(images, labels)])
         tried[name] = []
         for seed in range(size.seeds if name != "none" else 1):
-            module, scores = trained_cnn(setup, "strides", images, labels, test, seed=seed, epochs=_EPOCHS)
+            module, scores = trained_network(setup, "strides", images, labels, test, seed=seed, epochs=_EPOCHS)
             network = Network(f"CNN, {name}", module, normalised)
             found = confirm(network, test.pixels, test.labels, _PLACE, _LABEL, added)
             tried[name].append(found)
