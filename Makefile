@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: report test slow lint types bench clean
+.PHONY: report test slow lint types docs pictures bench clean
 
 report: $(VENV)/ready
 	$(BIN)/convscope report -o report.html
@@ -21,6 +21,12 @@ lint: $(VENV)/ready
 types: $(VENV)/ready
 	$(BIN)/mypy
 
+docs: $(VENV)/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+pictures: $(VENV)/ready
+	$(BIN)/python docs/pictures.py
+
 bench: $(VENV)/ready
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
@@ -33,4 +39,4 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) report.html report.json
+	rm -rf $(VENV) site report.html report.json
