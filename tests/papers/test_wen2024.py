@@ -152,7 +152,8 @@ def test_the_digit_autoencoder_takes_a_users_digits(digits, tiny, tmp_path):
     assert result["settings"]["images"] == "16 images of the digit 0, 7x7"
     counts = [row for row in result["rows"] if "(paper, digit 0 of MNIST)" in row["paper"]]
     assert [row["paper"][0] for row in counts] == ["3", "4", "1"]
-    assert all("not comparable" in row["note"] and row["expected"] is None for row in counts)
+    assert [row["expected"] for row in counts] == [[2.5, 3.5], [3.5, 4.5], [0.5, 1.5]]
+    assert all(row["printed"] and row["verdict"] in {"reproduced", "not reproduced"} for row in counts)
     # Trained once: a second run reads the file, and finds the same.
     wen2024_networks._memory.clear()
     (kept,) = (tmp_path / "cache").glob("*.safetensors")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from math import prod
-from statistics import fmean
+from statistics import fmean, median
 
 from convscope.bottleneck.stationary import LARGEST, theorem_c
 from convscope.papers.data import locate, mnist
@@ -15,6 +16,7 @@ from convscope.papers.wen2024_runs import (
     SIZES,
     Run,
     balanced,
+    beginning,
     bounded,
     capped,
     row,
@@ -58,7 +60,8 @@ def digit_autoencoder(setup: Setup) -> Outcome:
     # Larger maps take ten times as long.
     plan = {"autoencoder": (task, seeded(recipe, size, size.seeds if place is None else min(size.seeds, 2)))}
     several = runs(setup, plan)["autoencoder"]
-    rows = [*_plateau(several), bounded(several, "autoencoder"), balanced(several, "autoencoder")]
+    before = beginning(task, plan["autoencoder"][1][0])
+    rows = [*_plateau(several, before), bounded(several, "autoencoder"), balanced(several, "autoencoder")]
     if task.images[0].numel() * recipe.width <= LARGEST:
         rows.append(_isometries(several))
     rows += [_counted(several, degree, place is not None) for degree in _COUNTS]
@@ -76,12 +79,9 @@ def _inside(found: Measured) -> tuple[int, list[int]]:
     return usual, [i for i in inner if found.ranks[i].rank == usual]
 
 
-def _plateau(several: list[Run]) -> list[Row]:
+def _plateau(several: list[Run], before: Measured) -> list[Row]:
     inside = [(r.measured, *_inside(r.measured)) for r in several]
-    good = [
-        [i for i in alike if m.ranks[i].align >= 0.98 and 1 <= m.ranks[i].level <= 1.1 and capped(m.ranks[i].gap) >= 50]
-        for m, _, alike in inside
-    ]
+    start, everywhere = _inside(before)
     text = ", ".join(f"{usual}" for _, usual, _ in inside)
     return [
         row(
@@ -89,22 +89,59 @@ def _plateau(several: list[Run]) -> list[Row]:
             "all 10 (theory); reference 10",
             (_LEAST, 10.0),
             (float(len(alike)) for *_, alike in inside),
-            note=f"ranks {text}; reference 17",
+            {"before training": float(len(everywhere))},
+            f"ranks {text}; reference 17; before training {start}",
+        ),
+        row(
+            "the rank that most of them have over the directions for 99 % of the variance of the images",
+            "below 1 (claim)",
+            (0.0, 1.0),
+            (usual / m.input_rank for m, usual, _ in inside),
+            {"before training": start / before.input_rank},
+            better="lower",
         ),
         row(
             "those of them with alignment of at least 0.98, level in 1 to 1.1 and gap of at least 50",
             "all 10 (theory); reference 10",
             (_LEAST, 10.0),
-            (float(len(layers)) for layers in good),
-            note="ranges over these layers: " + "; ".join(_ranges(m, alike) for m, _, alike in inside),
+            (float(len(_two_levels(m, alike))) for m, _, alike in inside),
+            {"before training": float(len(_two_levels(before, everywhere)))},
+            "ranges over these layers: " + "; ".join(_ranges(m, alike) for m, _, alike in inside),
         ),
         row(
             "share of them whose maps need as many directions for 99 % of their variance as the weights keep",
             "1 (theory); reference 1",
             (0.9, 1.0),
             (share(m.activations[i] == usual for i in alike) for m, usual, alike in inside),
+            {
+                "for 99.9 %": fmean(
+                    share(m.spectra[i].rank(0.999) == usual for i in alike) for m, usual, alike in inside
+                ),
+                "before training": share(before.activations[i] == start for i in everywhere),
+            },
+            reason=_faint([
+                (m, alike) for m, _, alike in inside if any(m.activations[i] < m.ranks[i].rank for i in alike)
+            ]),
         ),
     ]
+
+
+def _two_levels(found: Measured, layers: list[int]) -> list[int]:
+    """Returns the layers with two clear levels of singular values, the upper one about 1."""
+    ranks = found.ranks
+    return [i for i in layers if ranks[i].align >= 0.98 and 1 <= ranks[i].level <= 1.1 and capped(ranks[i].gap) >= 50]
+
+
+def _faint(narrower: list[tuple[Measured, list[int]]]) -> str:
+    """Returns what the maps hold that need fewer directions than the weights keep."""
+    if not narrower:
+        return ""
+    ranks = [(m.activations[i], m.spectra[i].rank(0.999), m.ranks[i].rank) for m, alike in narrower for i in alike]
+    few, more, kept = (sum(values) / len(ranks) for values in zip(*ranks, strict=True))
+    return (
+        f"in {len(narrower)} of the networks the weakest of the {kept:g} kept pairs hold less than 1 % of the variance "
+        f"together: its maps need {few:.3g} directions for 99 %, and {more:.3g} for 99.9 %"
+    )
 
 
 def _ranges(found: Measured, layers: list[int]) -> str:
@@ -153,17 +190,19 @@ def _gradients(several: list[Run], name: str) -> list[Row]:
 def _counted(several: list[Run], degree: int, own: bool) -> Row:
     middle = [(r.measured, len(r.measured.ranks) // 2) for r in several]
     name = {0: "constant", 1: "degree-1", 2: "degree-2"}[degree]
-    data = "the paper's depth, width and penalty are not known" if own else "other digits than the paper's"
+    paper = float(_COUNTS[degree])
+    data = "the paper's depth, width and penalty are not known" if own else "not comparable: other digits"
     return row(
         f"{name} frequencies kept in the middle, each times its channels, a conjugate pair counted once",
         f"{_COUNTS[degree]} (paper, digit 0 of MNIST)",
-        None,
+        (paper - 0.5, paper + 0.5) if own else None,
         (float(m.degrees(i, "unordered").get(degree, 0)) for m, i in middle),
         {
             "a pair counted twice": fmean(m.degrees(i).get(degree, 0) for m, i in middle),
             "most channels at one of them": fmean(_channels(m, i, degree) for m, i in middle),
         },
-        f"not comparable: {data}, and it does not say how it counts",
+        f"{data}, and it does not say how it counts",
+        printed=own,
     )
 
 
@@ -211,10 +250,19 @@ def depth(setup: Setup) -> Outcome:
                 None,
                 (r.measured.per_layer for r in several),
             ),
+            row(
+                f"{name}: directions for 99 % of the variance of the maps, median over inner layers",
+                "the rank (theory)",
+                None,
+                (_narrow(r.measured) for r in several),
+                {"images": several[0].measured.input_rank},
+            ),
         ]
     for name in by_depth:
         rows += _gradients(found[name], name)
+    rows += [*_with_depth(found, by_depth), *_with_penalty(found, by_penalty)]
     shallow, deep = min(LOW_PASS), max(LOW_PASS)
+    start = [_cost(target, LOW_PASS[layers]) for layers in (shallow, deep)]
     ends = zip(found[f"low-pass, {shallow} layers"], found[f"low-pass, {deep} layers"], strict=True)
     rows.append(
         row(
@@ -222,10 +270,74 @@ def depth(setup: Setup) -> Outcome:
             "5 (theory); reference 5.39",
             (4.5, 5.7),
             ((b.measured.per_layer * deep - a.measured.per_layer * shallow) / (deep - shallow) for a, b in ends),
-            note=f"at a loss of {LOW_PASS[shallow].tau:g} and {LOW_PASS[deep].tau:g}",
+            {"before training": (start[1] - start[0]) / (deep - shallow)},
+            f"at a loss of {LOW_PASS[shallow].tau:g} and {LOW_PASS[deep].tau:g}",
         )
     )
     return Outcome(tuple(rows), settings(plan), tables(found))
+
+
+def _cost(task: Task, recipe: Recipe) -> float:
+    before = beginning(task, recipe)
+    return before.per_layer * before.depth
+
+
+def _narrow(found: Measured) -> float:
+    return float(median(found.activations[1:-1]))
+
+
+def _with_depth(found: Mapping[str, list[Run]], names: Iterable[str]) -> list[Row]:
+    """Returns the rows on what depth makes of cost and gradients at one loss."""
+    shallow, *_, deep = (found[name] for name in names)
+    layers = [several[0].measured.depth for several in (shallow, deep)]
+    starts = [beginning(several[0].task, several[0].trained.recipe) for several in (shallow, deep)]
+
+    def trace(found: Measured) -> float:
+        return fmean(total for total, _ in found.kernel(shallow[0].task.images[0]))
+
+    before = [trace(start) for start in starts]
+    least = fmean(trace(r.measured) for r in shallow)
+    return [
+        row(
+            f"digits 0, {layers[1]} layers: number of positions times squared norm, over layers and CBN rank",
+            "tends to 1 with depth (claim: the norm grows by the rank with a layer)",
+            (0.8, 1.25),
+            (r.measured.per_layer / _inside(r.measured)[0] for r in deep),
+            {
+                f"{layers[0]} layers": fmean(r.measured.per_layer / _inside(r.measured)[0] for r in shallow),
+                "before training": starts[1].per_layer / _inside(starts[1])[0],
+            },
+        ),
+        row(
+            f"digits 0: the kernel's trace a layer, {layers[1]} layers over {layers[0]}",
+            f"bounded in depth where steps are large (claim); {layers[1] / layers[0]:g} if it grew as depth does",
+            (0.0, 2.0),
+            (trace(r.measured) / least for r in deep),
+            {"before training": before[1] / before[0]},
+            better="lower",
+        ),
+    ]
+
+
+def _with_penalty(found: Mapping[str, list[Run]], names: Iterable[str]) -> list[Row]:
+    """Returns the rows on what the penalty makes of the ranks at one depth."""
+    weak, *_, strong = (found[name] for name in names)
+    ranks: dict[str, Callable[[Measured], float]] = {
+        "CBN rank of inner layers": lambda m: float(_inside(m)[0]),
+        "directions for 99 % of the variance of the maps": _narrow,
+    }
+    penalties = [several[0].trained.recipe.penalty for several in (weak, strong)]
+    return [
+        row(
+            f"digits 0, {FIXED.depth} layers: {what}, penalty {penalties[1]:g} over {penalties[0]:g}",
+            "below 1: a larger penalty keeps less (claim)",
+            (0.0, 1.0),
+            (of(b.measured) / of(a.measured) for a, b in zip(weak, strong, strict=True)),
+            {"the same penalty": 1.0},
+            better="lower",
+        )
+        for what, of in ranks.items()
+    ]
 
 
 def _loss(several: list[Run]) -> str:
