@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convscope.bottleneck.ablation import RANDOM_KEPT, SAME_CHANGE, ablate
+from convscope.bottleneck.ablation import RANDOM_KEPT, SAME_CHANGE, Ablation, ablate
 from convscope.bottleneck.interpretation import whole_spectrum
 from convscope.bottleneck.interventions import changed_outputs, module_outputs
 from convscope.bottleneck.latents import Latents, latents_of
@@ -25,7 +25,7 @@ from convscope.core.results import Number, finite_list
 from convscope.core.taps import ConvCall
 from convscope.papers.beaglehole2023_networks import NOT_READ, PUBLISHED, opened
 from convscope.papers.data import cifar10, needed
-from convscope.papers.registry import Outcome, Row, Scale, Setup
+from convscope.papers.registry import TIE, Outcome, Row, Scale, Setup
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,8 @@ def interpretation(setup: Setup) -> Outcome:
         spectrum = whole_spectrum(network, layer, fit)
         pairs = activation_pairs(spectrum, most=max(KEPT), scale=layers[layer].factor)
         latents = latents_of(network, layer, images, pairs)
-        rows += [_left(name, network, layer, images, labels, _first(latents, m)) for m in KEPT]
+        left = {m: ablate(network, layer, images, _first(latents, m), labels, first=0, draws=DRAWS) for m in KEPT}
+        rows += [_left(f"{name}, {layer}", m, float(latents.share[:m].sum()), left) for m in KEPT]
         shown = _first(latents, SHOWN)
         patterns = forward_patterns(shown, images).agreement
         answered = answers(network, layer, few, shown)
@@ -209,10 +210,19 @@ def _first(latents: Latents, m: int) -> Latents:
     return replace(latents, pairs=latents.pairs[:m], values=latents.values[:, :m])
 
 
-def _medians(quantity: str, values: Sequence[float], baselines: Mapping[str, Iterable[float]], **options: Any) -> Row:
+def _medians(
+    quantity: str,
+    values: Sequence[float],
+    baselines: Mapping[str, Iterable[float]],
+    ahead: str = "",
+    **options: Any,
+) -> Row:
+    """Returns the row of a median; with ``ahead``, the claim that it is above this baseline."""
     number = Number(median(values), stdev(values))
     beside = {name: median(of) for name, of in baselines.items()}
-    return Row(quantity, NOT_READ, None, number, len(values), beside, **options)
+    claim = f"above that of {ahead} (claim)" if ahead else NOT_READ
+    expected = (beside[ahead], 1.0) if ahead else None
+    return Row(quantity, claim, expected, number, len(values), beside, **options)
 
 
 def _of_blocks(name: str, blocks: Sequence[Block]) -> list[Row]:
@@ -224,6 +234,7 @@ def _of_blocks(name: str, blocks: Sequence[Block]) -> list[Row]:
             f"{name}: R² of the block's output, linear map with mean rates, median over blocks",
             by(_RATES),
             {how: by(how) for how in (_CLOSED, _OPEN)},
+            _CLOSED,
             better="higher",
         ),
         _medians(
@@ -234,24 +245,36 @@ def _of_blocks(name: str, blocks: Sequence[Block]) -> list[Row]:
     ]
 
 
-def _left(name: str, network: Network, layer: str, images: Tensor, labels: Tensor, latents: Latents) -> Row:
-    found = ablate(network, layer, images, latents, labels, first=0, draws=DRAWS)
+def _left(name: str, pairs: int, share: float, left: Mapping[int, Ablation]) -> Row:
+    """Returns the row of what is lost when all but some pairs, which hold a share of the variance, are held."""
+    found = left[pairs]
     lost, most = found.rest.accuracy, found.everything.accuracy
     assert lost is not None
     assert lost.chance is not None
     assert most is not None
+    random = fmean(lost.chance)
     return Row(
-        f"{name}, {layer}: accuracy lost when all but {len(latents.pairs)} pairs are held at their mean",
-        NOT_READ,
-        None,
+        f"{name}: accuracy lost when all but {pairs} pairs are held at their mean",
+        "below that with random pairs (claim: few directions are needed)",
+        (-1.0, random),
         lost,
         found.images,
-        {"everything held": most.value, RANDOM_KEPT: fmean(lost.chance)},
+        {"everything held": most.value, RANDOM_KEPT: random},
         f"of {found.base_accuracy:.3f}, ± standard error over n images; the pairs hold "
-        f"{float(latents.share.sum()):.2f} of the variance; cross-entropy rises by {found.rest.loss.value:.3f}, with "
+        f"{share:.2f} of the variance; cross-entropy rises by {found.rest.loss.value:.3f}, with "
         f"everything held by {found.everything.loss.value:.3f} nats",
         "lower",
+        reason=_unneeded(most.value, lost, {m: one for m, one in left.items() if m > pairs}),
     )
+
+
+def _unneeded(everything: float, lost: Number, more: Mapping[int, Ablation]) -> str:
+    """Returns why kept pairs may be worth no more than random ones, as far as it was measured."""
+    if everything <= max(lost.spread or 0.0, TIE):
+        return f"accuracy does not need this layer: with everything held at its mean, {everything:.3f} is lost"
+    accuracies = {pairs: found.rest.accuracy for pairs, found in more.items()}
+    words = [f"{pairs} lose {number.value:.3f}" for pairs, number in accuracies.items() if number is not None]
+    return f"so few pairs are not enough: {', '.join(words)}" if words else ""
 
 
 def _of_pairs(
@@ -265,6 +288,7 @@ def _of_pairs(
             f"{name}: |cosine| of the forward patterns of two halves of the images, median over pairs",
             [number.value for number in patterns],
             {CHANCE: [fmean(number.chance) for number in patterns if number.chance is not None]},
+            CHANCE,
             better="higher",
         ),
         _medians(

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 import torch
+from scipy.stats import binom
+from torch import Tensor, nn
 
 from convscope.analyse import analyse, twin_of
 from convscope.bottleneck.compress import Compression, compress
+from convscope.bottleneck.factored import ChannelForm, with_layers
+from convscope.bottleneck.forms import Choice
+from convscope.bottleneck.interventions import module_outputs
+from convscope.bottleneck.loss import Judge
+from convscope.bottleneck.operators import ConvOperator
+from convscope.bottleneck.rank import CbnRank, cbn_rank
 from convscope.bottleneck.result import BottleneckResult
-from convscope.bottleneck.shown import LayerKept
+from convscope.bottleneck.shown import LIMITED, LayerKept
+from convscope.bottleneck.singular import singular_values
 from convscope.bottleneck.theory import Bottleneck
 from convscope.core.errors import ConvscopeError
 from convscope.core.network import Network
@@ -25,22 +36,32 @@ from convscope.training.initialise import reinitialised
 
 NOT_READ = "not read"
 TOLERANCE = 0.01
+_MEANS = 100  # images from which a convolution's mean output is taken
 
 
 @dataclass(frozen=True)
 class Size:
-    """Sizes of one scale: images for activations and for compression, published networks, snapshots of a training."""
+    """Sizes of one scale.
+
+    Attributes:
+        images: for activations.
+        compression: images for compression.
+        random: of these, to see what random channels do.
+        networks: published networks.
+        snapshots: of a training.
+    """
 
     images: int
     compression: int
+    random: int
     networks: int
     snapshots: int
 
 
 SIZES: dict[Scale, Size] = {
-    "smoke": Size(8, 60, 1, 1),
-    "cpu": Size(1000, 10_000, 3, 8),
-    "paper": Size(10_000, 10_000, 3, 8),
+    "smoke": Size(8, 60, 8, 1, 1),
+    "cpu": Size(400, 4000, 500, 3, 4),
+    "paper": Size(10_000, 10_000, 5000, 3, 8),
 }
 NETWORKS = tuple(sorted(PUBLISHED, key=lambda published: published.images))  # the small images first
 
@@ -76,8 +97,11 @@ def compression(setup: Setup) -> Outcome:
             images, labels = data.pixels, data.labels
         else:
             images = pictures(published.images, setup.data, size.compression)
-        found = compress(opened(setup, published, prefix), images, labels, tolerance=TOLERANCE, progress=setup.progress)
-        rows += _saved(published.name, found)
+        network = opened(setup, published, prefix)
+        found = compress(network, images, labels, tolerance=TOLERANCE, progress=setup.progress)
+        few = slice(size.random)
+        random = at_random(network, found.layers, images[few], None if labels is None else labels[few])
+        rows += _saved(published.name, found, random)
         lines += [
             {"network": published.name, "convolution": layer, "form": choice.option.form, "kept": choice.kept}
             | {"stored numbers, share": finite(choice.cost.numbers / choice.dense.numbers)}
@@ -99,25 +123,71 @@ def _snapshots(setup: Setup) -> list[tuple[int, str]]:
     return list(snapshots(needed("weights", setup.data) / TRAJECTORY.file).items())
 
 
-def _saved(name: str, found: Compression) -> list[Row]:
+def _saved(name: str, found: Compression, random: float | None) -> list[Row]:
     verdict = f"refused: {found.refusal}" if found.refusal else f"{len(found.layers)} of the convolutions replaced"
     n = found.loss.images if found.loss is not None else 0
-    shares = {
-        "stored numbers": found.after.numbers / found.before.numbers,
-        "multiply-adds": found.after.multiply_adds / found.before.multiply_adds,
-    }
+    stored, adds = (getattr(found.after, what) / getattr(found.before, what) for what in ("numbers", "multiply_adds"))
+    kept = fmean(choice.kept / choice.option.of for choice in found.layers.values()) if found.layers else 1.0
     rows = [
-        Row(f"{name}: {what} after compression, share", NOT_READ, None, Number(share), n, note=verdict)
-        for what, share in shares.items()
+        Row(
+            f"{name}: stored numbers after compression, share",
+            "few: below a half (claim)",
+            (0.0, 0.5),
+            Number(stored),
+            n,
+            {"as it is": 1.0},
+            verdict,
+            "lower",
+            reason=f"where channels can be left out at all ({len(found.layers)} convolutions), {kept:.2f} of them must "
+            "stay for this tolerance, and a convolution in two factors stores more for each channel that it keeps",
+        ),
+        Row(f"{name}: multiply-adds after compression, share", NOT_READ, None, Number(adds), n, note=verdict),
     ]
-    if found.loss is not None:
+    if found.loss is not None and random is not None:
         lost = {"accuracy": "accuracy lost", "output": "relative error of the outputs"}[found.loss.measure]
         number = Number(found.loss.value, found.loss.number().spread)
-        rows.append(Row(f"{name}: {lost}", NOT_READ, None, number, n, note=verdict))
+        rows.append(
+            Row(
+                f"{name}: {lost}",
+                f"at most {TOLERANCE} (claim: what is dropped is not needed)",
+                (-1.0, TOLERANCE),
+                number,
+                n,
+                {"as many random channels": random},
+                verdict,
+                "lower",
+                reason=found.refusal,
+            )
+        )
     return rows
 
 
-def _analysed(network: Network, images: torch.Tensor, setup: Setup) -> BottleneckResult:
+def at_random(network: Network, layers: Mapping[str, Choice], images: Tensor, labels: Tensor | None) -> float | None:
+    """Returns the loss where as many random directions among the channels are kept as a compression keeps.
+
+    Args:
+        network: before compression; left as it was found.
+        layers: what the compression replaced.
+        images: on which the loss is measured.
+        labels: theirs, or None.
+
+    Returns:
+        The loss, or None where nothing in channel form was replaced.
+    """
+    random, forms = torch.Generator().manual_seed(0), {}
+    for name, choice in layers.items():
+        if choice.option.form == "channel":
+            maps = [maps.double().mean((2, 3)) for _, maps in module_outputs(network, name, images[:_MEANS])]
+            mean = torch.cat(maps).mean(0)
+            basis = torch.linalg.qr(torch.randn(len(mean), choice.kept, generator=random, dtype=torch.float64)).Q
+            forms[name] = ChannelForm.of(choice.conv, basis.T, basis, mean)
+    if not forms:
+        return None
+    loss, _ = Judge(network, images, labels).judge(replace(network, module=with_layers(network.module, forms)))
+    return loss.value
+
+
+def _analysed(network: Network, images: Tensor, setup: Setup) -> BottleneckResult:
     p = Pass(IterableSource(images, "images"), {"model": network}, progress=setup.progress)
     twin = reinitialised(network.module)
     if twin is not None:
@@ -130,27 +200,82 @@ def _analysed(network: Network, images: torch.Tensor, setup: Setup) -> Bottlenec
 
 def _rows(name: str, found: BottleneckResult) -> list[Row]:
     images = int(found.facts["images"])
-    wanted = (
-        (
-            f"dimensions for 99 % of the variance, narrowest convolution ({found.facts['narrowest']})",
-            "narrowest",
-            images,
-        ),
-        ("the same over that of the input", "narrowing", images),
-        ("alignment of singular values with two levels, median over convolutions", "median_align", len(found.rows)),
-    )
-    rows = [
-        Row(f"{name}: {quantity}", NOT_READ, None, found.numbers[key], n)
-        for quantity, key, n in wanted
-        if key in found.numbers
-    ]
     ranks = [row.numbers["rank"] for row in found.rows if "rank" in row.numbers]
     narrower = [number.value < fmean(number.chance) for number in ranks if number.chance is not None]
-    if narrower:
-        share = Number(fmean(narrower))
-        what = f"{name}: share of convolutions narrower than in the untrained twin"
-        rows.append(Row(what, NOT_READ, None, share, len(narrower), note="0.5 if training changed nothing"))
+    kept = [row.numbers["cbn_share"] for row in found.rows if "cbn_share" in row.numbers]
+    fewer = [number.value < fmean(number.chance) for number in kept if number.chance is not None]
+    rows = []
+    if "narrowest" in found.numbers:
+        what = f"{name}: dimensions for 99 % of the variance, narrowest convolution ({found.facts['narrowest']})"
+        rows.append(Row(what, NOT_READ, None, found.numbers["narrowest"], images))
+    if "narrowing" in found.numbers:
+        what = f"{name}: the same over that of the input"
+        rows.append(Row(what, "below 1 (claim)", (0.0, 1.0), found.numbers["narrowing"], images))
+    for what, holds, reason in (
+        ("convolutions whose activations are narrower than in the untrained twin", narrower, _of_limit(found)),
+        ("convolutions whose weights keep fewer pairs than random kernels", fewer, ""),
+    ):
+        if holds:
+            share = Number(fmean(holds), None, *_half(len(holds)))
+            quantity = f"{name}: share of {what}"
+            rows.append(Row(quantity, "most (claim)", (0.5, 1.0), share, len(holds), reason=reason))
+    if "median_align" in found.numbers:
+        rows.append(_aligned(name, found))
     return rows
+
+
+def _half(n: int) -> tuple[tuple[float, float], str]:
+    low, high = binom.interval(0.95, n, 0.5)
+    return (float(low) / n, float(high) / n), "if training changed nothing"
+
+
+def _of_limit(found: BottleneckResult) -> str:
+    """Returns what is known of ranks that too few images limit."""
+    ranks = [row for row in found.rows if "rank" in row.numbers]
+    limited = sum(note.startswith(LIMITED) for row in ranks for note in row.notes)
+    if not limited:
+        return ""
+    return f"{limited} of {len(ranks)} ranks are limited by the number of images, {found.facts['images']}"
+
+
+def _aligned(name: str, found: BottleneckResult) -> Row:
+    number = found.numbers["median_align"]
+    assert number.chance is not None
+    shapes = Counter((row.shape[2:], (row.size[0], row.size[1])) for row in found.rows if row.shape[2:] != (1, 1))
+    (kernel, size), _ = shapes.most_common(1)[0]
+    narrow = narrowest_kernel(kernel[0], size)
+    text = "x".join(map(str, kernel))
+    return Row(
+        f"{name}: alignment of singular values with two levels, median over convolutions",
+        "above that of random kernels (claim)",
+        (number.chance[1], 1.0),
+        number,
+        len(found.rows),
+        {f"a mean over {text} pixels": narrow.align},
+        reason=f"{text} taps cannot keep few frequencies and drop the others: even a mean over {text} pixels, whose "
+        f"energy lies on fewest, keeps {narrow.rank} of {narrow.size} and has an alignment of {narrow.align:.2f}",
+    )
+
+
+def narrowest_kernel(side: int, size: tuple[int, int]) -> CbnRank:
+    """Returns the rank of a mean over side x side pixels on maps of a size.
+
+    No kernel w of so many taps has its energy on fewer frequencies: |T|^2 is at most side^2 ||w||^2 at any of them, and
+    ||w||^2 on average over all N, so that the sum of |T|^2 is at least N / side^2 times its largest value. The mean
+    attains this.
+
+    Args:
+        side: of the kernel.
+        size: (h, w) of the maps.
+
+    Example:
+        >>> narrowest_kernel(1, (4, 4)).rank  # a single tap keeps all frequencies
+        16
+    """
+    conv = nn.Conv2d(1, 1, side, padding="same", padding_mode="circular", bias=False)
+    nn.init.constant_(conv.weight, side**-2)
+    found = singular_values(ConvOperator.of(conv, size))
+    return cbn_rank(found.values, found.multiplicity, (1, 1, side, side))
 
 
 def _line(row: LayerKept) -> dict[str, Any]:
