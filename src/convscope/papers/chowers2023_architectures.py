@@ -133,7 +133,7 @@ def frozen(setup: Setup) -> Outcome:
     n = size.images
     everything = lab.trainer.train
     train = LabelledImages(everything.images[:n], everything.labels[:n], f"{everything.fingerprint} first {n}")
-    depths = range(1, len(size.widths) + 1)
+    depths, seeds = range(1, len(size.widths) + 1), range(size.seeds)
     found = {
         (depth, part, seed): frozen_scores(
             FrozenRecipe(part, Recipe("true", seed, size.epochs, size.widths[:depth], s.lr, s.batch_size)),
@@ -143,9 +143,8 @@ def frozen(setup: Setup) -> Outcome:
         )
         for depth in depths
         for part in PARTS
-        for seed in range(size.seeds)
+        for seed in seeds
     }
-    seeds = range(size.seeds)
     costs = {
         measure: [[_cost(found, "first layer", depth, seed, i) for seed in seeds] for depth in depths]
         for i, measure in enumerate(MEASURES)

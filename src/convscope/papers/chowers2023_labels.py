@@ -34,7 +34,7 @@ _BAND = torch.tensor([0.025, 0.975], dtype=torch.float64)
 def labels(setup: Setup) -> Outcome:
     """Returns how strongly classes correlate with the principal components of an image's patches."""
     lab = laboratory(setup)
-    images, classes = lab.trainer.train.images.double(), lab.trainer.train.labels
+    images, classes = lab.trainer.train.images, lab.trainer.train.labels
     averages, energies = patch_energies(images, lab.moments.geometry, lab.moments)
     rows = [
         _label_row("coefficient of the average patch along a component", averages, classes),
@@ -46,7 +46,7 @@ def labels(setup: Setup) -> Outcome:
 def _label_row(what: str, values: Tensor, labels: Tensor) -> Row:
     sizes = _label_correlations(values, labels).abs()
     draws = [_label_correlations(values, relabel(labels, "permuted", seed)).abs().mean() for seed in range(100)]
-    low, high = torch.quantile(torch.stack(draws), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = torch.quantile(torch.stack(draws), _BAND).tolist()
     return Row(
         f"mean size of the correlation between one class against the rest and the {what}",
         "around 0",
