@@ -22,7 +22,7 @@ types: $(VENV)/ready
 	$(BIN)/mypy
 
 docs: $(VENV)/ready
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # with --quiet it would overlook warnings
 
 pictures: $(VENV)/ready
 	$(BIN)/python docs/pictures.py

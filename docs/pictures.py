@@ -48,6 +48,18 @@ if __name__ == "__main__":
         train, test = folder / "train.npz", folder / "test.npz"
         stars(train, slice(50))
         stars(test, slice(50, None))
-        options = ["--patch-size", "11", "--depth", "1", "--iterations", "2", "--centre", "--quiet"]
-        main(["rfm", str(train), "--test", str(test), *options, "-o", str(machine)], standalone_mode=False)
+        options = [
+            "--patch-size",
+            "11",
+            "--depth",
+            "1",
+            "--iterations",
+            "2",
+            "--centre",
+            "--quiet",
+        ]
+        main(
+            ["rfm", str(train), "--test", str(test), *options, "-o", str(machine)],
+            standalone_mode=False,
+        )
         draw(machine.with_suffix(".json"), OF_THE_MACHINE)
