@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from convscope.dynamics.collect import dataset_structure
-from convscope.dynamics.interplay import interplay
+from convscope.dynamics.interplay import convolution_matrix, interplay
 from convscope.dynamics.linear import LinearCNN
 
 
@@ -32,7 +32,9 @@ def test_it_is_the_decomposition_of_the_layer_itself(mode, padding, kernel, filt
         answers = conv(images).flatten(1).T  # [out, in]
         passed = conv(structure.modes).flatten(1).norm(dim=1)
     head = nn.Linear(len(answers), 3, bias=False).double()
-    found = interplay(structure, LinearCNN.of(conv, head, (2, 4, 5)))
+    network = LinearCNN.of(conv, head, (2, 4, 5))
+    torch.testing.assert_close(convolution_matrix(network, (2, 4, 5)), answers)
+    found = interplay(structure, network)
     values = found.singular_values.repeat_interleave(found.multiplicity)
     expected = torch.linalg.svdvals(answers)
     torch.testing.assert_close(values, expected[: len(values)])

@@ -8,6 +8,7 @@ from torch import nn
 
 from convscope.core.errors import ConvscopeError
 from convscope.core.network import Network
+from convscope.dynamics.filters import mask_of
 from convscope.dynamics.swap import combined, partners_by_class, swap_spectra
 
 SIDE = 8
@@ -63,6 +64,27 @@ def test_combined_image_is_the_sum_of_waves(given):
     spectrum = torch.fft.fft2(found)
     torch.testing.assert_close(spectrum.abs(), torch.fft.fft2(amplitudes).abs())
     torch.testing.assert_close(spectrum / spectrum.abs(), torch.fft.fft2(phases) / torch.fft.fft2(phases).abs())
+
+
+def test_amplitudes_are_swapped_at_some_frequencies_only():
+    generator = torch.Generator().manual_seed(0)
+    phases, amplitudes = (torch.rand(2, 2, 5, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    mask = mask_of(torch.tensor([0, 7, 9]), 5, 6)
+    found = torch.fft.fft2(combined(phases, amplitudes, mask))
+    whole = torch.fft.fft2(combined(phases, amplitudes))
+    torch.testing.assert_close(found, torch.where(mask, whole, torch.fft.fft2(phases)))
+
+
+def test_network_that_reads_amplitudes_misses_those_that_are_not_swapped():
+    images, labels = textures()
+    network = Network("amplitudes", Amplitudes())
+    lines = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    lines[0, 1:] = lines[1:, 0] = True
+    read = swap_spectra(network, images, labels, mask=lines)
+    unread = swap_spectra(network, images, labels, mask=~lines)
+    assert read.follows_amplitude.value == 1
+    assert unread.follows_amplitude.value == 0
+    assert unread.follows_phase.value == 1
 
 
 def test_image_without_some_frequencies_gets_real_amplitudes_there():

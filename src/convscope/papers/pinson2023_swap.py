@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-import torch
 from torch import nn
 
 from convscope.core.network import Network
-from convscope.core.results import Number
+from convscope.core.results import Number, finite
 from convscope.dynamics.collect import dataset_structure
 from convscope.dynamics.filters import first, ranked
 from convscope.dynamics.swap import SpectrumSwap, swap_spectra
@@ -100,6 +99,7 @@ def _rows(found: dict[str, list[dict[str, SpectrumSwap]]]) -> list[Row]:
         return swaps["all"].same_class.value - phase(swaps)
 
     chance = _chance([swaps["all"].follows_amplitude for swaps in ours])
+    either = _chance([swaps["all"].preference for swaps in ours])
     shape = _chance([swaps["all"].follows_phase for swaps in ours])
     same = fmean(swaps["all"].same_class.value for swaps in ours)
     clean = fmean(swaps["all"].clean.value for swaps in ours)
@@ -114,6 +114,7 @@ def _rows(found: dict[str, list[dict[str, SpectrumSwap]]]) -> list[Row]:
             len(ours),
             beside(amplitude),
             f"accuracy on images as they are {clean:.2f}",
+            "higher",
         ),
         Row(
             "CNN with strides: combined images given the class of the phases (shape)",
@@ -125,11 +126,12 @@ def _rows(found: dict[str, list[dict[str, SpectrumSwap]]]) -> list[Row]:
         ),
         Row(
             "CNN with strides: of those given one of the two classes, share given that of the phases",
-            "below 1/2: “their tendency to rely on texture instead of shape”",
-            (0.0, 0.5),
-            summary(map(preference, ours), (0.5, 0.5), "no preference"),
+            "below 1/2, and chance: “their tendency to rely on texture instead of shape”",
+            (0.0, either[0]),
+            summary(map(preference, ours), either, "permuted labels"),
             len(ours),
             beside(preference),
+            better="lower",
         ),
         Row(
             "CNN with strides: accuracy by the phases' class that is lost when amplitudes come from another class "
@@ -154,9 +156,9 @@ def _rows(found: dict[str, list[dict[str, SpectrumSwap]]]) -> list[Row]:
 
 
 def _chance(numbers: Sequence[Number]) -> tuple[float, float]:
-    """Returns the mean over networks of the ends of what chance gives."""
-    ends = torch.tensor([number.chance for number in numbers], dtype=torch.float64).mean(0).tolist()
-    return ends[0], ends[1]
+    """Returns the mean over networks of the ends of what chance gives; 1/2 where no guess followed either image."""
+    low, high = zip(*(number.chance or (0.5, 0.5) for number in numbers), strict=True)
+    return fmean(low), fmean(high)
 
 
 def _line(name: str, seed: int, which: str, found: SpectrumSwap) -> dict[str, Any]:
@@ -168,7 +170,7 @@ def _line(name: str, seed: int, which: str, found: SpectrumSwap) -> dict[str, An
         "phases' class": found.follows_phase.value,
         "amplitudes' class": found.follows_amplitude.value,
         "neither": found.neither.value,
-        "preference for phases": found.preference.value,
+        "preference for phases": finite(found.preference.value),
         "within a class": found.same_class.value,
         "values outside the range": found.outside,
     }
