@@ -11,7 +11,7 @@ from nbconvert import MarkdownExporter
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Returns the site's files with each notebook as a Markdown page and its pictures beside it."""
-    for notebook in [file for file in files if file.src_uri.endswith(".ipynb")]:
+    for notebook in [f for f in files if f.src_uri.endswith(".ipynb") and f.inclusion.is_included()]:
         page = PurePosixPath(notebook.src_uri).with_suffix("")
         # Exporters put this in front of each picture's name, on the page and in the list of pictures.
         resources = {"output_files_dir": f"{page.name}-pictures", "unique_key": "output"}
