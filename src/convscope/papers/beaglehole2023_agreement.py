@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from statistics import fmean, median
 from typing import Any
 
@@ -61,14 +61,15 @@ def tables(found: Sequence[BeforeAndAfter]) -> dict[str, list[dict[str, Any]]]:
     return {"convolutions": lines, "networks": [_named(one) | _learned(one) for one in found]}
 
 
-def turned(result: PatchAgop, **what: Any) -> float:
+@lru_cache(maxsize=1_024)
+def turned(result: PatchAgop, power: float) -> float:
     """Returns the mean correlation with S turned at random.
 
     Args:
         result: of one convolution.
-        **what: as ``PatchAgop.chance`` takes it.
+        power: of the AGOP.
     """
-    return fmean(result.chance("haar", draws=NULL_DRAWS, **what).tolist())
+    return fmean(result.chance("haar", power=power, draws=NULL_DRAWS).tolist())
 
 
 def _median(one: BeforeAndAfter, f: Callable[[PatchAgop], float]) -> tuple[float, float]:

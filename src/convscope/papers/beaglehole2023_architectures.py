@@ -16,6 +16,7 @@ from convscope.training.loop import Optimiser
 
 #: Optimiser to its step size and momentum.
 OPTIMISERS: dict[Optimiser, tuple[float, float]] = {"adam": (1e-3, 0.0), "sgd": (0.005, 0.9)}
+#: Filters of the first stage.
 WIDTHS = {"four convolutions": 32, "VGG with batch norm": 32, "residual network": 16}
 
 
@@ -29,10 +30,11 @@ class Size:
     batch_size: int
     seeds: int
     agop_images: int  # the first so many training images
+    narrower: int = 1  # by how many times less filters there are than ``WIDTHS`` says
 
 
 SIZES: dict[Scale, Size] = {
-    "smoke": Size(100, 50, 1, 50, 2, 10),
+    "smoke": Size(100, 50, 1, 50, 2, 4, 4),
     "cpu": Size(3_000, 1_000, 10, 50, 3, 200),
     "paper": Size(50_000, 10_000, 50, 128, 3, 2_000),
 }
@@ -47,22 +49,23 @@ def architectures(setup: Setup) -> Outcome:
     every: list[BeforeAndAfter] = []
     for network in NETWORKS:
         for optimiser, (lr, momentum) in OPTIMISERS.items():
+            width = WIDTHS[network] // size.narrower
             recipes = [
-                Recipe(network, seed, size.epochs, WIDTHS[network], size.batch_size, optimiser, lr, momentum)
+                Recipe(network, seed, size.epochs, width, size.batch_size, optimiser, lr, momentum)
                 for seed in range(size.seeds)
             ]
             found = measured(recipes, images, test, size.agop_images, setup.cache, setup.progress)
             rows += _rows(f"{network}, {optimiser}", found)
             every += found
+    filters = ", ".join(f"{width // size.narrower} filters" for width in WIDTHS.values())
     optimisers = ("Adam, step size {:g}", "SGD, step size {:g}, momentum {:g}")
     settings = {
         "images": f"the first {len(images.images):,} training images of CIFAR-10, each channel less its mean over its "
         f"standard deviation; the AGOP over the first {min(size.agop_images, len(images.images)):,} of them, of each "
         "logit in turn",
         "networks": "four convolutions with maxima for pooling; three stages of conv-maxpool-batch norm-ReLU; a "
-        f"residual network of seven convolutions; {', '.join(f'{k} filters' for k in WIDTHS.values())} of 3 x 3 pixels "
-        "in the first stage; initial weights normal of variance 2 / fan-in, batch norms before training calibrated on "
-        "the images of the AGOP",
+        f"residual network of seven convolutions; {filters} of 3 x 3 pixels in the first stage; initial weights normal "
+        "of variance 2 / fan-in, batch norms before training calibrated on the images of the AGOP",
         "training": "; ".join(text.format(*OPTIMISERS[o]) for text, o in zip(optimisers, OPTIMISERS, strict=True))
         + f"; batches of {size.batch_size}, {size.epochs} epochs, {size.seeds} seeds",
     }

@@ -30,13 +30,16 @@ from convscope.papers.kept import Scores, learn, once
 from convscope.papers.registry import Outcome, Row, Scale, Setup
 from convscope.rfm.deep import DeepConvRFMClassifier
 from convscope.rfm.estimators import ConvRFMClassifier
+from convscope.rfm.suppressed import suppressed_energy
 from convscope.training.loop import State
 from convscope.training.networks import MyrtleMax
 
 ITERATIONS = 2
 DRAWS: dict[Scale, int] = {"smoke": 2, "cpu": 3, "paper": 3}
-LAYERS, WIDTH = 2, 32  # of Deep ConvRFM
+LAYERS = 2  # of Deep ConvRFM
+WIDTHS: dict[Scale, int] = {"smoke": 4, "cpu": 32, "paper": 32}
 GRADIENTS = 20  # training images at which the AGOP is taken, as in the authors' code
+_FEW = 100  # images whose patches' energy is measured
 FOLDS = 100  # training images up to which iterations are selected by folds, not by one held-out part
 
 
@@ -92,11 +95,12 @@ def _machines(case: Case, draw: Draw, seed: int, setup: Setup) -> Found:
     deep: float | None = None
     layers: list[dict[str, Any]] = []
     if n <= case.deep:
-        deeper = DeepConvRFMClassifier(n_layers=LAYERS, width=WIDTH, **known)
+        deeper = DeepConvRFMClassifier(n_layers=LAYERS, width=WIDTHS[setup.scale], **known)
         deeper.fit(train.images.numpy(), train.labels.numpy())
         deep = float(deeper.score(test.images.numpy(), test.labels.numpy()))
         layers = _layer_lines(deeper)
     end = time.perf_counter()
+    metric = torch.from_numpy(machine.stages_[1].metric_root)
     return Found(
         float(np.bincount(test.labels.numpy()).max() / len(test.labels)),
         curve,
@@ -104,6 +108,7 @@ def _machines(case: Case, draw: Draw, seed: int, setup: Setup) -> Found:
         deep,
         layers,
         _network(draw, Recipe(seed, 1 if setup.scale == "smoke" else case.epochs), setup),
+        suppressed_energy(train.images[:_FEW], metric.T @ metric),
         (middle - begin, end - middle),
     )
 
@@ -186,6 +191,7 @@ def _draw_line(found: Found) -> dict[str, Any]:
         "CNN": found.network.test_accuracy,
         "CNN, training images": found.network.train_accuracy,
         "largest class": found.largest,
+        "energy given up": found.suppressed,
         "seconds of ConvRFM": found.seconds[0],
         "seconds of Deep ConvRFM": found.seconds[1] if found.deep is not None else None,
         "seconds of the CNN": found.network.seconds,
@@ -206,7 +212,8 @@ def _settings(cases: Sequence[Case], scale: Scale) -> dict[str, str]:
         "ConvRFM": f"{ITERATIONS} metrics, the AGOP at {GRADIENTS} training images as in the authors' code; the "
         f"iteration of the best accuracy on a held-out third of the training images (up to {FOLDS} images: on three "
         "thirds in turn), the metric learned without them",
-        "Deep ConvRFM": f"{LAYERS} layers, {WIDTH} ReLU features between them; layer and iteration selected likewise",
+        "Deep ConvRFM": f"{LAYERS} layers, {WIDTHS[scale]} ReLU features between them; layer and iteration selected "
+        "likewise",
         "CNN": f"{MyrtleMax.__name__}, 4 convolutions of {recipe.width} filters of 3 x 3 pixels, maxima for pooling, "
         f"also over what is left of space; Adam, step size {recipe.lr:g}, batches of {recipe.batch_size}, "
         f"{' or '.join(sorted({str(case.epochs) for case in cases}))} epochs, fixed beforehand",
