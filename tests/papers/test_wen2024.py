@@ -2,28 +2,35 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
+from convscope.bottleneck.ablation import Cost
+from convscope.bottleneck.compress import compress
 from convscope.bottleneck.interpretation import whole_spectrum
 from convscope.bottleneck.latents import latents_of
 from convscope.bottleneck.pairs import activation_pairs
 from convscope.core.errors import ConvscopeError
 from convscope.core.network import Network
+from convscope.core.results import Number
 from convscope.papers import record, table, wen2024_networks
+from convscope.papers import wen2024_digits as digits_of_paper
+from convscope.papers import wen2024_known as known
 from convscope.papers import wen2024_parts as parts
+from convscope.papers import wen2024_pretrained as published
 from convscope.papers import wen2024_runs as runs
 from convscope.papers import wen2024_sampling as sampling
+from convscope.papers import wen2024_stability as stability
 from convscope.papers import wen2024_tasks as tasks
 from convscope.papers.data import mnist
 from convscope.papers.registry import SCALES, Row, Setup, chosen
 from convscope.papers.wen2024_controls import classifier
 from convscope.papers.wen2024_measures import measure
-from convscope.training.networks import CifarResNet, resnet20
+from convscope.training.networks import CifarResNet
 
 TINY = runs.Size(0.003, 1, 16, 7)
 
@@ -33,6 +40,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(runs, "SIZES", dict.fromkeys(SCALES, TINY))
     for name in ("known", "digits", "controls", "sampling"):
         monkeypatch.setattr(f"convscope.papers.wen2024_{name}.SIZES", dict.fromkeys(SCALES, TINY))
+    monkeypatch.setattr(digits_of_paper, "_IMAGES", 1)
     monkeypatch.setattr(wen2024_networks, "_memory", {})
 
 
@@ -216,30 +224,107 @@ def test_blocks_whose_gates_never_change_are_linear_maps():
         assert (correlation, ratio) == pytest.approx((1, 1), abs=1e-3)
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    """Stand-ins for a published network and the images that it is tested on."""
-    path = tmp_path_factory.mktemp("published")
+def test_a_kernel_trace_is_that_of_the_jacobian():
+    images = 1 + torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    network = projection((1, 0), depth=3, side=4).double()
+    split = measure(network, images).kernel(images[0])
+    for (total, kept), conv in zip(split, network[::2], strict=True):
+        outputs = network(images[:1]).flatten()
+        lines = [torch.autograd.grad(value, conv.weight, retain_graph=True)[0] for value in outputs]
+        assert total == pytest.approx(float(torch.stack(lines).square().sum()))
+        assert kept == pytest.approx(total)  # no gradient passes at any other frequency
+
+
+def test_steps_are_a_share_of_what_the_start_bears(monkeypatch):
+    task, size = tasks.low_pass(6), stability.Size(3, 2, 6, 0.5, 2)
+    for share in (0.5, 2.0):
+        for seed, recipe in enumerate(stability.recipes(task, size, share)):
+            start = wen2024_networks.begin(task, recipe)
+            assert recipe.seed == seed
+            assert recipe.rate * stability.curvature(start, task) / 2 == pytest.approx(share, rel=0.01)
+            assert recipe.steps == pytest.approx(0.5 / recipe.rate, abs=0.5)
+
+
+def learned(network, task):
+    recipe = tasks.Plain(depth=4, width=1, steps=1, penalty=0.3, rate=1e-4)
+    reached = wen2024_networks.MinimumNorm(0.0, 0.0, 0.3, 1.0, 1, 1.0, True)
+    trained = wen2024_networks.Trained(recipe, network, reached, None)
+    return runs.Run(task, trained, measure(network, task.images))
+
+
+def test_narrow_networks_are_told_from_wide_ones(monkeypatch):
+    """The claim on large steps holds for a network of projections, and fails for one that keeps everything."""
+    task = tasks.low_pass(40)
+    planted, null = projection((1, 0)), wen2024_networks.begin(task, tasks.MEAN).ordinary()
+    monkeypatch.setattr(stability, "_NEAR", (2.5, 3.5))  # what this projection keeps
+    before = [measure(null, task.images)]
+    for network, verdict in ((planted, "claim holds"), (null, "claim fails")):
+        judged = stability._rows("large", [learned(network, task)], before, judged=True)
+        assert [row.verdict for row in judged[:2]] == [verdict] * 2
+        assert all(not row.verdict for row in stability._rows("small", [learned(network, task)], before, judged=False))
+    left = stability._rows("large", [learned(planted, task)], before, judged=True)[2]
+    assert left.ours.value < 1e-6 < 0.9 < left.baselines["outside as many random directions"]
+
+
+def test_reasons_are_given_where_they_were_measured():
+    task = tasks.low_pass(40)
+    cheap = learned(projection((1, 0)), task)
+    assert "3.00 would be enough" in known._shrunk([cheap], 3.0, 5).replace(" 3 would", " 3.00 would")
+    assert known._shrunk([cheap], 3.0, 3) == ""
+    assert digits_of_paper._faint([]) == ""
+    assert "1 of the networks" in digits_of_paper._faint([(cheap.measured, [0, 1])])
+    lost = Cost(Number(0.0), Number(0.3, 0.02))
+    other = {17: SimpleNamespace(rest=Cost(Number(0.0), Number(0.006, 0.005)))}
+    assert "does not need this layer" in parts._unneeded(0.002, lost.accuracy, other)
+    assert parts._unneeded(0.5, lost.accuracy, other) == "so few pairs are not enough: 17 lose 0.006"
+    assert parts._unneeded(0.5, lost.accuracy, {}) == ""
+
+
+@pytest.mark.parametrize(("side", "size"), [(3, 8), (3, 16), (5, 16)])
+def test_no_kernel_has_its_energy_on_fewer_frequencies(side, size):
+    def spread(weight):
+        gains = torch.fft.fft2(weight, (size, size)).abs().square()
+        return float(gains.sum() / gains.max())
+
+    box = torch.full((side, side), side**-2.0).double()
+    assert spread(box) == pytest.approx(size**2 / side**2)
+    random = torch.randn(50, side, side, generator=torch.Generator().manual_seed(0)).double()
+    assert min(spread(weight) for weight in random) > size**2 / side**2
+    gains = torch.fft.fft2(box, (size, size)).abs().flatten().sort(descending=True).values
+    fits = gains.cumsum(0).square() / torch.arange(1, size**2 + 1)
+    found = published.narrowest_kernel(side, (size, size))
+    assert (found.rank, found.align) == (
+        int(fits.argmax()) + 1,
+        pytest.approx(float(fits.max() / gains.square().sum())),
+    )
+
+
+def test_random_channels_lose_what_chosen_ones_keep():
     torch.manual_seed(0)
-    save_file(resnet20().state_dict(), path / "resnet20_cifar10.safetensors")
-    images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
-    np.savez(path / "cifar10_test.npz", x_test=images, y_test=np.arange(16) % 10)
-    return {"weights": path, "cifar10": path}
+    conv = nn.Conv2d(3, 32, 3)
+    conv.weight.data[2:] = torch.einsum("ij,jcqr->icqr", torch.randn(30, 2), conv.weight.data[:2])
+    network, images = Network("planted", nn.Sequential(conv)), torch.randn(64, 3, 8, 8)
+    found = compress(network, images, tolerance=1e-6)
+    assert found.loss.value < 1e-6
+    assert 0.5 < published.at_random(network, found.layers, images, None) < 1.1
+    assert published.at_random(network, {}, images, None) is None
 
 
 NAMES = (
-    *("known-rank", "digit-autoencoder", "shape-and-pattern", "moving-bump", "classifier", "depth", "controls"),
-    *("down-sampling", "interpretation"),
+    *("known-rank", "digit-autoencoder", "shape-and-pattern", "moving-bump", "classifier", "depth", "learning-rate"),
+    *("controls", "down-sampling", "pretrained", "interpretation", "compression"),
 )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_every_experiment_runs_and_survives_its_file(name, tiny, published, tmp_path):
-    setup = Setup("smoke", published, tmp_path / "cache", progress=False)
+def test_every_experiment_runs_and_survives_its_file(name, tiny, tmp_path):
+    setup = Setup("smoke", {}, tmp_path / "cache", progress=False)
     ((experiment, result),) = record.run_all(chosen([f"wen2024/{name}"]), setup, "convscope papers NAME")
     assert result["status"] == record.DONE
     assert set(experiment.costs) == set(SCALES)
+    assert any(line["expected"] for line in result["rows"])
+    assert any(line["baselines"] or line["ours"]["chance"] for line in result["rows"])
     path = tmp_path / "results.json"
     record.add(path, experiment.key, result)
     (read,) = record.read(path).values()

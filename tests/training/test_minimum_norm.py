@@ -140,3 +140,12 @@ def test_tiny_numbers_are_numbers_again_after_training():
         assert not tiny * 1
     finally:
         torch.set_flush_denormal(False)
+
+
+def test_plain_steps_follow_the_gradient_as_it_is():
+    x, y = line()
+    network, w, m = scalar(), 1.0, float(x.square().mean())
+    minimise_norm(network, x, y, penalty=0.3, steps=5, lr=0.1, plain=True, progress=False)
+    for _ in range(5):
+        w -= 0.1 * (2 * m * (w - 2) + 2 * 0.3 * w)
+    assert float(network.weight.detach()) == pytest.approx(w, rel=1e-5)

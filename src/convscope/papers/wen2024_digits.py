@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from statistics import fmean, median
@@ -36,6 +36,7 @@ from convscope.papers.wen2024_tasks import (
     of_digits,
 )
 
+Kernel = list[tuple[float, float]]  # by layer, see ``Measured.kernel``
 DEEP = 12
 FIXED = Recipe(depth=8, width=8, steps=2500, penalty=0.0)
 _LEAST = 9  # of the inner layers of 12 that are to be alike
@@ -166,9 +167,8 @@ def _isometries(several: list[Run]) -> Row:
     )
 
 
-def _gradients(several: list[Run], name: str) -> list[Row]:
+def _gradients(several: list[Run], split: Sequence[Kernel], name: str) -> list[Row]:
     """Returns the rows on the trace of the neural tangent kernel and on the frequencies that it comes from."""
-    split = [r.measured.kernel(r.task.images[0]) for r in several]
     frequencies = fmean(float((rank.profile > 0).double().mean()) for r in several for rank in r.measured.ranks[1:-1])
     return [
         row(
@@ -258,9 +258,10 @@ def depth(setup: Setup) -> Outcome:
                 {"images": several[0].measured.input_rank},
             ),
         ]
-    for name in by_depth:
-        rows += _gradients(found[name], name)
-    rows += [*_with_depth(found, by_depth), *_with_penalty(found, by_penalty)]
+    kernels = {name: [r.measured.kernel(digits.images[0]) for r in found[name]] for name in by_depth}
+    for name, split in kernels.items():
+        rows += _gradients(found[name], split, name)
+    rows += [*_with_depth(found, kernels), *_with_penalty(found, by_penalty)]
     shallow, deep = min(LOW_PASS), max(LOW_PASS)
     start = [_cost(target, LOW_PASS[layers]) for layers in (shallow, deep)]
     ends = zip(found[f"low-pass, {shallow} layers"], found[f"low-pass, {deep} layers"], strict=True)
@@ -286,17 +287,14 @@ def _narrow(found: Measured) -> float:
     return float(median(found.activations[1:-1]))
 
 
-def _with_depth(found: Mapping[str, list[Run]], names: Iterable[str]) -> list[Row]:
+def _with_depth(found: Mapping[str, list[Run]], kernels: Mapping[str, Sequence[Kernel]]) -> list[Row]:
     """Returns the rows on what depth makes of cost and gradients at one loss."""
-    shallow, *_, deep = (found[name] for name in names)
+    shallow, *_, deep = (found[name] for name in kernels)
     layers = [several[0].measured.depth for several in (shallow, deep)]
     starts = [beginning(several[0].task, several[0].trained.recipe) for several in (shallow, deep)]
 
-    def trace(found: Measured) -> float:
-        return fmean(total for total, _ in found.kernel(shallow[0].task.images[0]))
-
-    before = [trace(start) for start in starts]
-    least = fmean(trace(r.measured) for r in shallow)
+    few, *_, many = ([fmean(total for total, _ in layers) for layers in split] for split in kernels.values())
+    before = [fmean(total for total, _ in start.kernel(shallow[0].task.images[0])) for start in starts]
     return [
         row(
             f"digits 0, {layers[1]} layers: number of positions times squared norm, over layers and CBN rank",
@@ -312,7 +310,7 @@ def _with_depth(found: Mapping[str, list[Run]], names: Iterable[str]) -> list[Ro
             f"digits 0: the kernel's trace a layer, {layers[1]} layers over {layers[0]}",
             f"bounded in depth where steps are large (claim); {layers[1] / layers[0]:g} if it grew as depth does",
             (0.0, 2.0),
-            (trace(r.measured) / least for r in deep),
+            (trace / fmean(few) for trace in many),
             {"before training": before[1] / before[0]},
             better="lower",
         ),

@@ -31,8 +31,6 @@ from convscope.core.results import finite
 
 _BOUNDED = 9 * 64  # pixels of the images at which the lower bound on the norm is computed: 9 of 8x8
 
-_SIGNS = 16  # random directions from which a trace is estimated
-
 
 @dataclass(frozen=True, eq=False)
 class Measured:
@@ -88,16 +86,17 @@ class Measured:
     def kernel(self, image: Tensor) -> list[tuple[float, float]]:
         """Returns of each convolution's part of the trace of the neural tangent kernel: all, and at kept frequencies.
 
-        Estimated from a few random directions of the output, for a network without a head.
+        Of a network without a head: the squared gradient of every output value with respect to the weights.
 
         Args:
             image: [c, h, w], at which.
         """
-        outputs, found = self.chain(image.double()[None]).shape[1:], []
-        signs = 2.0 * torch.randint(2, (_SIGNS, *outputs), generator=torch.Generator().manual_seed(0)) - 1
+        outputs = self.chain(image.double()[None]).shape[1:]
+        each = torch.eye(prod(outputs), dtype=torch.float64).view(-1, *outputs)
+        found = []
         for step, rank in zip(self.chain.steps, self.ranks, strict=True):
-            split = ntk_by_frequency(self.chain, step.name, image, signs)
-            found.append((split.total / _SIGNS, float(split.contribution[rank.profile > 0].sum()) / _SIGNS))
+            split = ntk_by_frequency(self.chain, step.name, image, each)
+            found.append((split.total, float(split.contribution[rank.profile > 0].sum())))
         return found
 
     def degrees(self, layer: int, count: Count = "real") -> dict[int, int]:

@@ -256,7 +256,7 @@ def _left(name: str, pairs: int, share: float, left: Mapping[int, Ablation]) -> 
     return Row(
         f"{name}: accuracy lost when all but {pairs} pairs are held at their mean",
         "below that with random pairs (claim: few directions are needed)",
-        (-1.0, random),
+        (-1.0, random - TIE),
         lost,
         found.images,
         {"everything held": most.value, RANDOM_KEPT: random},

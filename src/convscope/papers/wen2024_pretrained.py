@@ -21,7 +21,7 @@ from convscope.bottleneck.loss import Judge
 from convscope.bottleneck.operators import ConvOperator
 from convscope.bottleneck.rank import CbnRank, cbn_rank
 from convscope.bottleneck.result import BottleneckResult
-from convscope.bottleneck.shown import LIMITED, LayerKept
+from convscope.bottleneck.shown import LayerKept
 from convscope.bottleneck.singular import singular_values
 from convscope.bottleneck.theory import Bottleneck
 from convscope.core.errors import ConvscopeError
@@ -72,15 +72,15 @@ def pretrained(setup: Setup) -> Outcome:
     rows: list[Row] = []
     details: dict[str, list[dict[str, Any]]] = {}
     for published in NETWORKS[: size.networks]:
-        found = _analysed(opened(setup, published), pictures(published.images, setup.data, size.images), setup)
-        rows += _rows(published.name, found)
+        network = opened(setup, published)
+        found = _analysed(network, pictures(published.images, setup.data, size.images), setup)
+        rows += _rows(published.name, found, network)
         details[published.name] = [_line(row) for row in found.rows]
     images = pictures(TRAJECTORY.images, setup.data, size.images)
-    along = {
-        at: _analysed(opened(setup, TRAJECTORY, f"#{prefix}"), images, setup)
-        for at, prefix in _snapshots(setup)[-size.snapshots :]
-    }
-    rows += _rows(f"{TRAJECTORY.name}, last snapshot", along[max(along)])
+    networks = {at: opened(setup, TRAJECTORY, f"#{prefix}") for at, prefix in _snapshots(setup)[-size.snapshots :]}
+    along = {at: _analysed(network, images, setup) for at, network in networks.items()}
+    last = max(along)
+    rows += _rows(f"{TRAJECTORY.name}, last snapshot", along[last], networks[last])
     details["snapshots"] = [{"iteration": at} | _line(row) for at, found in along.items() for row in found.rows]
     return Outcome(tuple(rows), _settings(size), details)
 
@@ -198,12 +198,13 @@ def _analysed(network: Network, images: Tensor, setup: Setup) -> BottleneckResul
     return result
 
 
-def _rows(name: str, found: BottleneckResult) -> list[Row]:
+def _rows(name: str, found: BottleneckResult, network: Network) -> list[Row]:
     images = int(found.facts["images"])
     ranks = [row.numbers["rank"] for row in found.rows if "rank" in row.numbers]
     narrower = [number.value < fmean(number.chance) for number in ranks if number.chance is not None]
     kept = [row.numbers["cbn_share"] for row in found.rows if "cbn_share" in row.numbers]
     fewer = [number.value < fmean(number.chance) for number in kept if number.chance is not None]
+    by_itself = _by_itself(found, network) if narrower else ""
     rows = []
     if "narrowest" in found.numbers:
         what = f"{name}: dimensions for 99 % of the variance, narrowest convolution ({found.facts['narrowest']})"
@@ -212,30 +213,29 @@ def _rows(name: str, found: BottleneckResult) -> list[Row]:
         what = f"{name}: the same over that of the input"
         rows.append(Row(what, "below 1 (claim)", (0.0, 1.0), found.numbers["narrowing"], images))
     for what, holds, reason in (
-        ("convolutions whose activations are narrower than in the untrained twin", narrower, _of_limit(found)),
+        ("convolutions whose activations are narrower than in the untrained twin", narrower, by_itself),
         ("convolutions whose weights keep fewer pairs than random kernels", fewer, ""),
     ):
         if holds:
-            share = Number(fmean(holds), None, *_half(len(holds)))
-            quantity = f"{name}: share of {what}"
-            rows.append(Row(quantity, "most (claim)", (0.5, 1.0), share, len(holds), reason=reason))
+            low, high = (float(end) / len(holds) for end in binom.interval(0.95, len(holds), 0.5))
+            share = Number(fmean(holds), None, (low, high), "", "if training changed nothing")
+            claim = "more than chance gives (claim)"
+            rows.append(Row(f"{name}: share of {what}", claim, (high, 1.0), share, len(holds), reason=reason))
     if "median_align" in found.numbers:
         rows.append(_aligned(name, found))
     return rows
 
 
-def _half(n: int) -> tuple[tuple[float, float], str]:
-    low, high = binom.interval(0.95, n, 0.5)
-    return (float(low) / n, float(high) / n), "if training changed nothing"
-
-
-def _of_limit(found: BottleneckResult) -> str:
-    """Returns what is known of ranks that too few images limit."""
-    ranks = [row for row in found.rows if "rank" in row.numbers]
-    limited = sum(note.startswith(LIMITED) for row in ranks for note in row.notes)
-    if not limited:
+def _by_itself(found: BottleneckResult, network: Network) -> str:
+    """Returns how the untrained twin narrows, where no batch norm keeps it wide."""
+    chances = [row.numbers["rank"].chance for row in found.rows if "rank" in row.numbers]
+    twin = [fmean(chance) for chance in chances if chance is not None]
+    if any(isinstance(module, nn.BatchNorm2d) for module in network.module.modules()) or twin[-1] > twin[0] / 2:
         return ""
-    return f"{limited} of {len(ranks)} ranks are limited by the number of images, {found.facts['images']}"
+    return (
+        "without batch norm an untrained network narrows by itself with depth: from "
+        f"{twin[0]:.0f} dimensions at the first convolution that is counted to {twin[-1]:.0f} at the last"
+    )
 
 
 def _aligned(name: str, found: BottleneckResult) -> Row:

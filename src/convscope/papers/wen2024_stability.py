@@ -74,14 +74,26 @@ def learning_rate(setup: Setup) -> Outcome:
     plan = {f"{name} steps": (task, recipes(task, size, share)) for name, share in RATES.items()}
     found = runs(setup, plan)
     before = [beginning(task, recipe) for recipe in plan["large steps"][1]]
-    rows = [r for name, several in found.items() for r in _rows(name, several, before, judged=name == "large steps")]
-    small, large = ([_trace(r.measured, task) for r in found[f"{name} steps"]] for name in ("small", "large"))
+    start = fmean(fmean(_trace(m, task)) for m in before)
+    traces = {name: [_trace(r.measured, task) for r in several] for name, several in found.items()}
+    rows = []
+    for name, several in found.items():
+        rows += _rows(name, several, before, judged=name == "large steps")
+        rows.append(
+            row(
+                f"{name}: trace of the neural tangent kernel over number of layers, one image",
+                "bounded where steps are large (claim); how far, not stated",
+                None,
+                map(fmean, traces[name]),
+                {"before training": start},
+            )
+        )
     rows.append(
         row(
             "trace of the neural tangent kernel with large steps over that with small ones",
             "below 1: large steps bound it (claim)",
             (0.0, 1.0),
-            (b / a for a, b in zip(small, large, strict=True)),
+            (sum(b) / sum(a) for a, b in zip(traces["small steps"], traces["large steps"], strict=True)),
             {"the same steps": 1.0},
             better="lower",
         )
@@ -89,9 +101,9 @@ def learning_rate(setup: Setup) -> Outcome:
     lines = [
         {"network": name, "seed": r.trained.recipe.seed, "rate": recipe.rate, "steps": recipe.steps}
         | {"curvature": finite(curvature(r.trained.network, task)), "2 / rate": 2 / recipe.rate}
-        | {"kernel's trace by layer": [total for total, _ in r.measured.kernel(task.images[0])]}
+        | {"kernel's trace by layer": trace}
         for name, (_, several) in plan.items()
-        for r, recipe in zip(found[name], several, strict=True)
+        for r, recipe, trace in zip(found[name], several, traces[name], strict=True)
     ]
     words = settings(plan) | {
         "training": "gradient descent on the squared error and a penalty on the squared norm of all weights and "
@@ -102,8 +114,8 @@ def learning_rate(setup: Setup) -> Outcome:
     return Outcome(tuple(rows), words, {"steps": lines} | tables(found))
 
 
-def _trace(found: Measured, task: Task) -> float:
-    return sum(total for total, _ in found.kernel(task.images[0]))
+def _trace(found: Measured, task: Task) -> list[float]:
+    return [total for total, _ in found.kernel(task.images[0])]
 
 
 def _inner(values: Sequence[float]) -> float:
@@ -149,13 +161,6 @@ def _rows(name: str, several: Sequence[Run], before: Sequence[Measured], *, judg
             {"outside as many random directions": fmean(over_inner(_left(m) for m in measured))},
             "0 as well where all is kept",
             better="lower",
-        ),
-        row(
-            f"{name}: trace of the neural tangent kernel over number of layers, one image",
-            "bounded where steps are large (claim); how far, not stated",
-            None,
-            (_trace(m, task) / m.depth for m in measured),
-            {"before training": fmean(_trace(m, task) / m.depth for m in before)},
         ),
         row(
             f"{name}: curvature of the loss over what these steps bear, 2 / learning rate",
