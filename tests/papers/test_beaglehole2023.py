@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from convscope.ansatz.agop import PatchAgop
 from convscope.ansatz.measure import patch_agop
 from convscope.core.errors import ConvscopeError
 from convscope.core.network import Network
@@ -26,6 +27,7 @@ from convscope.papers.beaglehole2023_networks import (
     twins_of,
     untrained_twins,
 )
+from convscope.papers.beaglehole2023_reasons import concentration
 from convscope.papers.beaglehole2023_training import NETWORKS, Recipe, measured, trained, untrained
 from convscope.papers.data import LabelledImages, needed, pictures, snapshots
 from convscope.papers.registry import SCALES, Row, Setup, chosen, experiments
@@ -167,6 +169,10 @@ def test_agreement_is_judged_by_what_chance_gives():
     inside = judged(replace(row, ours=Number(0.9, None, (0.8, 0.9))), [result])
     assert inside.verdict == "claim fails"
     assert "1.00 times their mean energy" in inside.reason
+    weight = torch.diag(torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64))[None]
+    for energy, word in (((9.0, 1.0, 1.0), "more than in proportion"), ((1.0, 9.0, 1.0), "do not prefer it")):
+        gram = torch.diag(torch.tensor(energy, dtype=torch.float64))[None]
+        assert word in concentration([PatchAgop("a", result.geometry, weight, gram, 1)])
     assert beyond(None) is None
 
 

@@ -13,6 +13,7 @@ from convscope.ansatz.evenness import evenness, strongest_filter_share
 from convscope.core.results import finite
 from convscope.papers.beaglehole2023_claims import gained
 from convscope.papers.beaglehole2023_networks import ABOVE, NOT_READ, POWERS, TURNED, beyond
+from convscope.papers.beaglehole2023_reasons import concentration
 from convscope.papers.beaglehole2023_training import BeforeAndAfter
 from convscope.papers.registry import Row, summary
 
@@ -21,9 +22,7 @@ NULL_DRAWS = 100
 
 def judged(row: Row, results: Sequence[PatchAgop]) -> Row:
     """Returns a row on the agreement in these convolutions with its claim: it is above that with S turned at random."""
-    share = fmean(strongest_filter_share(a.weight, a.gram) for a in results)
-    reason = f"along the filters' strongest direction the gradients have {share:.2f} times their mean energy"
-    return replace(row, paper=ABOVE, expected=beyond(row.ours.chance), reason=reason)
+    return replace(row, paper=ABOVE, expected=beyond(row.ours.chance), reason=concentration(results))
 
 
 def growth(name: str, found: Sequence[BeforeAndAfter], power: float) -> list[Row]:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from convscope.ansatz.agop import PatchAgop
-from convscope.ansatz.evenness import strongest_filter_share
 from convscope.ansatz.forms import NullKind
 from convscope.ansatz.measure import patch_agop
 from convscope.ansatz.measured import Measured, median
@@ -24,6 +23,7 @@ from convscope.core.errors import ConvscopeError
 from convscope.core.network import Network
 from convscope.core.results import Number, finite, finite_list
 from convscope.inputs.networks import open_network
+from convscope.papers.beaglehole2023_reasons import concentration
 from convscope.papers.data import needed, pictures, snapshots
 from convscope.papers.registry import Outcome, Row, Scale, Setup
 from convscope.training.initialise import calibrate_, reinitialised
@@ -207,18 +207,12 @@ class Beside:
 
     def _exceptions(self, power: float) -> str:
         """Returns in words where gradients do not agree with the filters beyond chance, and what differs there."""
-        shares: dict[bool, list[float]] = {True: [], False: []}
-        below = []
-        for layer, result in self.results.items():
-            above = _above(self.trained[layer][power]["haar"])
-            shares[above].append(strongest_filter_share(result.weight, result.gram))
-            below += [] if above else [layer]
-        inside, outside = (median_of(shares[above]) if shares[above] else math.nan for above in (False, True))
+        below = [layer for layer in self.results if not _above(self.trained[layer][power]["haar"])]
+        if not below:
+            return ""
         names = ", ".join(below[:_NAMED]) + (", ..." if len(below) > _NAMED else "")
-        return (
-            f"not above in {len(below)} of {len(self.results)} ({names}): along the filters' strongest direction the "
-            f"gradients have {inside:.2f} times their mean energy there (median), {outside:.2f} times in the others"
-        )
+        there = concentration([self.results[layer] for layer in below])
+        return f"not above in {len(below)} of {len(self.results)} ({names}), where, in the mean, {there}"
 
     def _uneven(self, found: Sequence[Measured], twins: Sequence[Sequence[Measured]]) -> str:
         """Returns in words why training need not raise the agreement: without it S is even."""
@@ -297,8 +291,6 @@ def _along(layer: str, power: float, first: Beside, last: Beside) -> list[Row]:
     grown = replace(found["haar"], draws=()) - replace(begin, draws=())
     error = 1.96 * (grown.standard_error or 0.0)
     note = f"± error over folds of {result.n_images:,} images"
-    shares = [strongest_filter_share(of.weight, of.gram) for of in (first.results[layer], result)]
-    energy = "along the filters' strongest direction the gradients have {} times their mean energy"
     return [
         Row(
             f"{layer}, last snapshot: correlation of NFM and AGOP, {POWERS[power]}",
@@ -314,7 +306,7 @@ def _along(layer: str, power: float, first: Beside, last: Beside) -> list[Row]:
             },
             note,
             "higher",
-            reason=energy.format(f"{shares[1]:.2f}"),
+            reason=concentration([result]),
         ),
         Row(
             f"{layer}: growth of the correlation from the first snapshot to the last, {POWERS[power]}",
@@ -323,7 +315,7 @@ def _along(layer: str, power: float, first: Beside, last: Beside) -> list[Row]:
             grown.number("", "if it did not grow", (-error, error)),
             1,
             note=note,
-            reason=f"{energy.format(f'{shares[0]:.2f}')} at the first snapshot, {shares[1]:.2f} times at the last",
+            reason=f"first snapshot: {concentration([first.results[layer]])}; last: {concentration([result])}",
         ),
     ]
 
