@@ -17,7 +17,7 @@ from convscope.training.loop import Optimiser
 #: Optimiser to its step size and momentum.
 OPTIMISERS: dict[Optimiser, tuple[float, float]] = {"adam": (1e-3, 0.0), "sgd": (0.005, 0.9)}
 #: Filters of the first stage.
-WIDTHS = {"four convolutions": 32, "VGG with batch norm": 32, "residual network": 16}
+WIDTHS = {"four convolutions": 24, "VGG with batch norm": 32, "residual network": 16}
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Size:
 
 SIZES: dict[Scale, Size] = {
     "smoke": Size(100, 50, 1, 50, 2, 4, 4),
-    "cpu": Size(3_000, 1_000, 10, 50, 3, 200),
+    "cpu": Size(2_000, 1_000, 8, 50, 3, 200),
     "paper": Size(50_000, 10_000, 50, 128, 3, 2_000),
 }
 

@@ -91,7 +91,7 @@ def rows_of(case: Case, n: int, m: int, found: Sequence[Found]) -> list[Row]:
         gains = _differences(machines[CONVRFM], deep)
         what = f"{at}: {GAIN} of {DEEP} over {CONVRFM}"
         rows.append(Row(what, NOT_READ, None, summary(gains, without_gain(gains)), len(gains), note=in_words(gains)))
-    rows += [_reported(at, number, found) for number in case.reported if number.n == n]
+    rows += [_reported(at, number, found, why) for number in case.reported if number.n == n]
     return rows
 
 
@@ -111,10 +111,12 @@ def _why(found: Sequence[Found]) -> str:
     return text.replace("-0", "−0").replace("%", " %")
 
 
-def _reported(at: str, reported: Reported, found: Sequence[Found]) -> Row:
+def _reported(at: str, reported: Reported, found: Sequence[Found], why: str) -> Row:
     values = [_value(one, reported) for one in found]
     what, note = f"{at}: {reported.quantity} at iteration {reported.iteration}", "whether it would be selected or not"
+    reason = f"our draws range from {min(values):.3f} to {max(values):.3f}; the notebook has one draw, of another star"
     if reported.quantity == GAIN:
+        reason = why
         what, note = f"{what} over {FIXED}", f"{note}; {in_words(values)}"
     return Row(
         what,
@@ -124,7 +126,7 @@ def _reported(at: str, reported: Reported, found: Sequence[Found]) -> Row:
         len(values),
         note=f"{note}; {reported.tolerance}",
         printed=reported.printed,
-        reason=reported.reason,
+        reason=reason,
     )
 
 

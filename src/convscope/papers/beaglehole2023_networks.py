@@ -46,7 +46,7 @@ class Size:
     networks: int
 
 
-SIZES: dict[Scale, Size] = {"smoke": Size(2, 1, 2, 2), "cpu": Size(400, 2, 50, 3), "paper": Size(10_000, 5, 1_000, 3)}
+SIZES: dict[Scale, Size] = {"smoke": Size(2, 1, 2, 2), "cpu": Size(200, 2, 50, 3), "paper": Size(10_000, 5, 1_000, 3)}
 
 
 @dataclass(frozen=True)
