@@ -38,8 +38,8 @@ def crossings(steps: Tensor, strengths: Tensor, levels: Tensor) -> Tensor:
         In the unit of steps; inf where it was not reached.
 
     Example:
-        >>> crossings(torch.tensor([0, 10]), torch.tensor([[0.0], [1.0]]), torch.tensor([0.2])).tolist()
-        [2.0]
+        >>> crossings(torch.tensor([0, 10]), torch.tensor([[0.0], [1.0]]), torch.tensor([0.25])).tolist()
+        [2.5]
     """
     found = torch.full((len(levels),), math.inf, dtype=torch.float64)
     for mode, level in enumerate(levels.tolist()):

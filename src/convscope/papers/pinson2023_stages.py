@@ -36,7 +36,7 @@ class Size:
 SIZES: dict[Scale, Size] = {"smoke": Size(1, 300), "cpu": Size(3, 2_000), "paper": Size(20, 20_000)}
 _SMALL, _LARGE = 1e-4, 1e-1  # standard deviations of initial weights
 _UNITS = 64  # of the fully connected network
-_POINTS = 1500
+_POINTS = 500
 _LATER = 8.0  # times the last half-time, until which curves are followed
 _SOONER = 1 / 20  # of the first, from which
 _SHARES = (0.1, 0.5, 0.9)  # of a mode's strength: when it begins to rise, is half learned, has risen
@@ -107,7 +107,7 @@ def sharpness(curve: Tensor) -> float:
         curve: when modes begin to rise, are half learned, and have risen, [3, m].
 
     Example:
-        >>> sharpness(torch.tensor([[1.0, 2.0, 4.0], [2.0, 4.0, 5.0], [3.0, 3.0, torch.inf]]))
+        >>> sharpness(torch.tensor([[1.0, 2.0, 4.0], [2.0, 4.0, 5.0], [2.0, 4.0, torch.inf]]))
         0.5
     """
     begin, half, end = curve
