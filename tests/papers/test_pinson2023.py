@@ -28,7 +28,7 @@ TINY = {
     relu: relu.Size(60, 20, 1, 40, 4, 1, 1),
     shortcuts: shortcuts.Size(60, 60, 40, 1),
     stages: stages.Size(1, 60),
-    speeds: speeds.Size(1, 1, 1, 1, 40, 2, 600),
+    speeds: speeds.Size(1, 1, 1, 1, 60, 4, 2_000),
     overlap: overlap.Size(1, 1, 40, 2, 600),
     swap: swap.Size(60, 40, 1),
 }

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from convscope.core.errors import ConvscopeError
 from convscope.core.network import Network
 from convscope.dynamics.collect import dataset_structure
 from convscope.dynamics.linear import LinearCNN
@@ -55,6 +56,8 @@ def test_distances_are_zero_for_the_right_prediction_alone():
     found = speeds._distances(ratio, {"right": torch.tensor([2.0, 4.0, 9.0]), "one": torch.ones(())})
     assert found["right"] == pytest.approx(0)
     assert found["one"] == pytest.approx(math.log(2))
+    with pytest.raises(ConvscopeError, match="no mode was half learned"):
+        speeds._distances(torch.full((2,), torch.inf), {"one": torch.ones(())})
 
 
 def test_a_logistic_is_a_stage_and_a_relaxation_is_none():

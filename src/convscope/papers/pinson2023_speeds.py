@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convscope.core.errors import ConvscopeError
 from convscope.dynamics.closed import closed_form
 from convscope.dynamics.collect import dataset_structure
 from convscope.dynamics.dense import dense_closed_form
@@ -183,8 +184,14 @@ def _known(setup: Setup, size: Size) -> tuple[list[Row], list[dict[str, Any]]]:
 
 
 def _distances(ratio: Tensor, predicted: Mapping[str, Tensor]) -> dict[str, float]:
-    """Returns median |ln(ratio / predicted)| over modes that were learned, for each prediction."""
+    """Returns median |ln(ratio / predicted)| over modes that were learned, for each prediction.
+
+    Raises:
+        ConvscopeError: when none was.
+    """
     known = ratio.isfinite() & (ratio > 0)
+    if not known.any():
+        raise ConvscopeError("no mode was half learned by both networks: more steps of training are needed")
     return {
         name: float((ratio / value.expand_as(ratio))[known].log().abs().median()) for name, value in predicted.items()
     }
