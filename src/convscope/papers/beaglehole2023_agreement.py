@@ -18,11 +18,17 @@ from convscope.papers.beaglehole2023_training import BeforeAndAfter
 from convscope.papers.registry import Row, summary
 
 NULL_DRAWS = 100
+_SAME = 0.02  # values that differ by less are called the same
 
 
 def judged(row: Row, results: Sequence[PatchAgop]) -> Row:
     """Returns a row on the agreement in these convolutions with its claim: it is above that with S turned at random."""
     return replace(row, paper=ABOVE, expected=beyond(row.ours.chance), reason=concentration(results))
+
+
+def null_of_mean(draws: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """Returns what chance gives for the mean over networks, from as many draws of each."""
+    return tuple(map(fmean, zip(*draws, strict=True)))
 
 
 def growth(name: str, found: Sequence[BeforeAndAfter], power: float) -> list[Row]:
@@ -40,11 +46,10 @@ def growth(name: str, found: Sequence[BeforeAndAfter], power: float) -> list[Row
         [fmean(values) for values in zip(*pairs, strict=True)] for pairs in (changes, chances, even)
     )
     reason = f"{TURNED} gives {start_chance:.3f} before and {end_chance:.3f} after, S itself {start:.3f} and {end:.3f}"
-    if end_even < start_even:
-        reason += (
-            f": what agrees before training follows from W and an even S, and training makes S less even (tr(S)² over "
-            f"k tr(S²) {start_even:.2f}, then {end_even:.2f})"
-        )
+    if abs(start - start_chance) < _SAME:
+        reason += ": before training it follows from W alone"
+    if end_even < start_even - _SAME:
+        reason += f"; training makes S less even (tr(S)² over k tr(S²) {start_even:.2f}, then {end_even:.2f})"
     excess = [(b - turned_b) - (a - turned_a) for (a, b), (turned_a, turned_b) in zip(changes, chances, strict=True)]
     what = f"{name}: by how much training raises the correlation of NFM and AGOP, {POWERS[power]}, median over layers"
     excess_what = f"{name}: the same of what the correlation, {POWERS[power]}, has above that with {TURNED}"

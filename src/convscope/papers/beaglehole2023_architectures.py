@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from convscope.ansatz.measured import Measured, median
-from convscope.papers.beaglehole2023_agreement import NULL_DRAWS, growth, judged, tables
+from convscope.papers.beaglehole2023_agreement import NULL_DRAWS, growth, judged, null_of_mean, tables
 from convscope.papers.beaglehole2023_networks import NOT_READ, POWERS, TURNED
 from convscope.papers.beaglehole2023_training import NETWORKS, BeforeAndAfter, Recipe, measured
 from convscope.papers.data import cifar10, needed
@@ -98,12 +98,12 @@ def _medians(quantity: str, found: Sequence[BeforeAndAfter], power: float = 1.0,
         median([
             Measured(
                 a.correlation(power=power, change=change),
-                draws=tuple(a.chance("haar", power=power, change=change, draws=NULL_DRAWS).tolist()),
+                draws=tuple(a.chance("haar", power=power, change=change, draws=NULL_DRAWS, seed=seed).tolist()),
             )
             for a in one.after.values()
         ])
-        for one in found
+        for seed, one in enumerate(found)
     ]
-    draws = tuple(draw for one in medians for draw in one.draws)
+    draws = null_of_mean([one.draws for one in medians])
     number = summary([one.value for one in medians], Measured(0.0, draws=draws).band, f"median with {TURNED}")
     return Row(quantity, NOT_READ, None, number, len(found), {TURNED: fmean(draws)})

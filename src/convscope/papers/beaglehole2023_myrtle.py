@@ -13,7 +13,7 @@ from torch import Tensor
 from convscope.ansatz.agop import PatchAgop
 from convscope.ansatz.compare import Comparison
 from convscope.ansatz.measured import Measured
-from convscope.papers.beaglehole2023_agreement import NULL_DRAWS, growth, judged, tables
+from convscope.papers.beaglehole2023_agreement import NULL_DRAWS, growth, judged, null_of_mean, tables
 from convscope.papers.beaglehole2023_networks import NOT_READ, POWERS, TURNED
 from convscope.papers.beaglehole2023_training import BeforeAndAfter, Recipe, measured
 from convscope.papers.data import cifar10, needed
@@ -116,8 +116,8 @@ def _rows(i: int, found: Sequence[BeforeAndAfter]) -> list[Row]:
 
 
 def _turned(results: Sequence[PatchAgop], **what: Any) -> tuple[float, ...]:
-    """Returns the correlations with S turned at random, of all results."""
-    return tuple(value for a in results for value in a.chance("haar", draws=NULL_DRAWS, **what).tolist())
+    """Returns the correlations with S turned at random, mean over results."""
+    return null_of_mean([a.chance("haar", draws=NULL_DRAWS, seed=i, **what).tolist() for i, a in enumerate(results)])
 
 
 def _row(
