@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: report test slow lint types docs pictures bench clean
+.PHONY: report test slow lint types docs pictures notebooks bench clean
 
 report: $(VENV)/ready
 	$(BIN)/convscope report -o report.html
@@ -26,6 +26,9 @@ docs: $(VENV)/ready
 
 pictures: $(VENV)/ready
 	$(BIN)/python docs/pictures.py
+
+notebooks: $(VENV)/ready
+	$(BIN)/python -m nbconvert --to notebook --execute --inplace docs/notebooks/*.ipynb
 
 bench: $(VENV)/ready
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
