@@ -235,14 +235,12 @@ def test_a_kernel_trace_is_that_of_the_jacobian():
         assert kept == pytest.approx(total)  # no gradient passes at any other frequency
 
 
-def test_steps_are_a_share_of_what_the_start_bears(monkeypatch):
-    task, size = tasks.low_pass(6), stability.Size(3, 2, 6, 0.5, 2)
-    for share in (0.5, 2.0):
-        for seed, recipe in enumerate(stability.recipes(task, size, share)):
-            start = wen2024_networks.begin(task, recipe)
-            assert recipe.seed == seed
-            assert recipe.rate * stability.curvature(start, task) / 2 == pytest.approx(share, rel=0.01)
-            assert recipe.steps == pytest.approx(0.5 / recipe.rate, abs=0.5)
+def test_networks_of_all_learning_rates_train_for_the_same_time():
+    size = stability.Size(3, 2, 6, 0.5, 2)
+    for rate in stability.RATES.values():
+        found = stability.recipes(size, rate)
+        assert [recipe.seed for recipe in found] == [0, 1]
+        assert all(recipe.rate * recipe.steps == pytest.approx(0.5, rel=0.01) for recipe in found)
 
 
 def learned(network, task):
@@ -259,10 +257,11 @@ def test_narrow_networks_are_told_from_wide_ones(monkeypatch):
     monkeypatch.setattr(stability, "_NEAR", (2.5, 3.5))  # what this projection keeps
     before = [measure(null, task.images)]
     for network, verdict in ((planted, "claim holds"), (null, "claim fails")):
-        judged = stability._rows("large", [learned(network, task)], before, judged=True)
+        judged = stability._rows("large", stability.RATES["large"], [learned(network, task)], before)
         assert [row.verdict for row in judged[:2]] == [verdict] * 2
-        assert all(not row.verdict for row in stability._rows("small", [learned(network, task)], before, judged=False))
-    left = stability._rows("large", [learned(planted, task)], before, judged=True)[2]
+        others = stability._rows("small", stability.RATES["small"], [learned(network, task)], before)
+        assert not any(row.verdict for row in others)
+    left = stability._rows("large", 1.0, [learned(planted, task)], before)[2]
     assert left.ours.value < 1e-6 < 0.9 < left.baselines["outside as many random directions"]
 
 
