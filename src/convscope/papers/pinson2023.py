@@ -99,7 +99,7 @@ EXPERIMENTS = (
         "Do kernels smaller than the image, with circular and with zero padding, grow as fast as the patches say?",
         _INTERPLAY,
         ("cifar10",),
-        {"smoke": "a minute on one core", "cpu": "4 to 10 minutes on one core", "paper": "about 5 minutes on one core"},
+        {"smoke": "a minute on one core", "cpu": "about 2 minutes on one core", "paper": "about 2 minutes on one core"},
         kernels,
     ),
     Experiment(

@@ -110,7 +110,7 @@ def transient(setup: Setup) -> Outcome:
         Row(
             "class means alone, one mode: share of energy, its distance from the closed form for the same weights",
             "0 (theory)",
-            (0.0, 0.02),
+            (0.0, 0.001),
             summary(off),
             len(off),
             {"dense network, from the same closed form": abs(fmean(of_means) - fmean(map(share, of_dense)))},
