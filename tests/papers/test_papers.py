@@ -113,7 +113,7 @@ def test_missing_data_is_a_row_and_replaces_nothing(tmp_path, monkeypatch):
     record.add(path, "x", missing)
     assert record.read(path)["x"]["status"] == record.DONE
     path.write_text('{"schema": 99}')
-    with pytest.raises(ConvscopeError, match="schema 1"):
+    with pytest.raises(ConvscopeError, match="schema 2"):
         record.add(path, "x", missing)
 
 

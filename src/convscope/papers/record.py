@@ -20,7 +20,7 @@ from convscope.papers.data import WANTED, locate
 from convscope.papers.registry import Experiment, Setup, experiments
 from convscope.papers.stand_ins import stand_in
 
-SCHEMA = 1
+SCHEMA = 2
 DONE = "done"
 MISSING = "not run (data missing)"
 FAILED = "not run (it stopped)"
