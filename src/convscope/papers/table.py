@@ -101,7 +101,7 @@ def overview(records: Mapping[str, Record], source: str, folder: str) -> str:
             if record["status"] != DONE:
                 body.append([name, record["shows"], "", "", "", _not_run(record)])
             body += [
-                [name, row.quantity, _paper(row), _value(row.ours), _null(row), row.judgement]
+                [name, row.quantity, stated(row), _value(row.ours), _null(row), row.judgement]
                 for row in rows_of(record)
                 if row.verdict
             ]
@@ -141,7 +141,7 @@ def _section(key: str, record: Record) -> list[str]:
         (
             (
                 row.quantity + (f" ({row.note})" if row.note else ""),
-                _paper(row),
+                stated(row),
                 _value(row.ours),
                 str(row.n),
                 _chance(row.ours),
@@ -185,6 +185,13 @@ def beside(row: Row) -> str:
     return "; ".join(f"{name} {_plain(value)}" for name, value in row.baselines.items())
 
 
+def stated(row: Row) -> str:
+    """Returns what the paper says of a quantity, with the interval in which ours counts as agreement."""
+    if row.expected is None:
+        return row.paper
+    return f"{row.paper} (agreement: {_plain(row.expected[0])} to {_plain(row.expected[1])})"
+
+
 def cell(value: Any) -> str:
     """Returns a value of an experiment's further tables as text."""
     if isinstance(value, float):
@@ -202,12 +209,6 @@ def _null(row: Row) -> str:
     """Returns what there is to compare a value with: chance, and the rival that does best."""
     parts = [f"chance {_chance(row.ours)}"] if row.ours.chance else []
     return "; ".join([*parts, *filter(None, [beside(row)])])
-
-
-def _paper(row: Row) -> str:
-    if row.expected is None:
-        return row.paper
-    return f"{row.paper} (agreement: {_plain(row.expected[0])} to {_plain(row.expected[1])})"
 
 
 def _duration(record: Record) -> str:
