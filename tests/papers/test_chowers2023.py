@@ -158,7 +158,15 @@ class _Planted:
 
     def described(self):
         predicted, measured = self._both
-        return {"predicted dependence": predicted, "measured dependence": measured, "F1, median": -predicted}
+        return {
+            "labels": "planted",
+            "predicted dependence": predicted,
+            "chance, up to": 0.25,
+            "measured dependence": measured,
+            "F1, median": -predicted,
+            "F2, median": measured,
+            "change of first layer, permuted over true": 1.0,
+        }
 
 
 @pytest.mark.parametrize(
@@ -173,6 +181,8 @@ def test_a_dependence_that_the_average_patch_foretells_is_found(folder, tiny, me
     assert row.verdict == verdict
     assert row.ours.chance[0] < 0 < row.ours.chance[1]
     assert row.baselines["median F1 of the average patch"] == pytest.approx(-row.ours.value)
+    assert row.baselines["median F2 of the patches' energies"] == pytest.approx(1)
+    assert row.reason.startswith("In 3 of 7 cases the prediction lies within what labels without information give.")
     assert all(other.expected == (0.0, 0.1) for other in others)
 
 

@@ -225,11 +225,16 @@ def _after(lab: Laboratory, layer: TrainedLayer, epoch: int) -> EnergyProfile:
 
 def _parted(lab: Laboratory, true: Sequence[TrainedLayer], permuted: Sequence[TrainedLayer]) -> str:
     best = max(by_epoch(lab, true, permuted), key=lambda line: line[_ACROSS])
-    moved = [fmean(float((x.final - x.initial).norm() / x.initial.norm()) for x in each) for each in (true, permuted)]
     return (
         f"The two part on the way: they correlate by {best[_ACROSS]:.2f} after epoch {best['epoch']}. In the end true "
-        f"labels have moved the first layer by {moved[0]:.2f} of its initial norm, permuted ones by {moved[1]:.2f}."
+        f"labels have moved the first layer by {moved(true):.2f} of its initial norm, permuted ones by "
+        f"{moved(permuted):.2f}."
     )
+
+
+def moved(layers: Sequence[TrainedLayer]) -> float:
+    """Returns how far training moved first layers: the norm of their change over that of the initial weights, mean."""
+    return fmean(layer.change for layer in layers)
 
 
 def fit_row(kind: LabelKind, fits: Sequence[ProfileFit], claim: Mapping[str, Any] | None = None, name: str = "") -> Row:

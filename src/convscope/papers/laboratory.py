@@ -131,7 +131,7 @@ def described(layer: TrainedLayer, images: str = "") -> dict[str, Any]:
         "scaled component, from 1": None if r.component is None else r.component + 1,
         "training accuracy": layer.scores.train_accuracy,
         "test accuracy": layer.scores.test_accuracy,
-        "change of first layer / its initial norm": float((layer.final - layer.initial).norm() / layer.initial.norm()),
+        "change of first layer / its initial norm": layer.change,
         "training seconds": layer.scores.seconds,
     }
 

@@ -73,6 +73,11 @@ class TrainedLayer:
         """The weights [k, c, 3, 3] after training."""
         return self.weights[max(self.weights)]
 
+    @property
+    def change(self) -> float:
+        """Norm of the weights' change during training over that of the initial weights."""
+        return float((self.final - self.initial).norm() / self.initial.norm())
+
 
 class ScaledPatches(nn.Conv2d):
     """A convolution that sees every patch with one principal component's coefficient scaled.
