@@ -284,8 +284,8 @@ def _beyond_the_average(table: Sequence[Mapping[str, Any]]) -> str:
     )
     return (
         f"In {silent} of {len(table)} cases the prediction lies within what labels without information give. The "
-        f"profile depends most on {words}. The prediction sees neither the patches' energies nor how far training moves "
-        "the layer."
+        f"profile depends most on {words}. The prediction sees neither the patches' energies nor how far training "
+        "moves the layer."
     )
 
 
