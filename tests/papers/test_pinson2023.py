@@ -30,7 +30,7 @@ TINY = {
     stages: stages.Size(1, 60),
     speeds: speeds.Size(1, 1, 1, 1, 60, 4, 2_000),
     overlap: overlap.Size(1, 1, 40, 2, 600),
-    swap: swap.Size(60, 40, 1),
+    swap: swap.Size(60, 40, 40, 1),
 }
 
 
