@@ -33,7 +33,7 @@ EXPERIMENTS = (
         "Does a network that learns a projection keep its frequencies alone, at a cost of depth times their number?",
         _COST,
         (),
-        {"smoke": "seconds", "cpu": "4 to 8 minutes on two cores", "paper": "an hour on two cores"},
+        {"smoke": "seconds", "cpu": "about 5 minutes on one core", "paper": "an hour on two cores"},
         known_rank,
     ),
     Experiment(
@@ -43,7 +43,11 @@ EXPERIMENTS = (
         "Experiment on MNIST's digit 0: “the networks keeps 3 constant freq. along with 4 degree 1 freq. and 1 degree "
         f"two freq.” --data mnist=FOLDER takes the user's files; without, scikit-learn's digits stand in. {_UNREAD}",
         (),
-        {"smoke": "seconds", "cpu": "3 to 10 minutes on two cores", "paper": "hours on two cores"},
+        {
+            "smoke": "seconds",
+            "cpu": "about 5 minutes on one core; with MNIST much longer",
+            "paper": "hours on two cores",
+        },
         digit_autoencoder,
     ),
     Experiment(
@@ -52,7 +56,7 @@ EXPERIMENTS = (
         "Does an autoencoder of products keep the factors, where a linear one has to keep the products?",
         _TASKS,
         (),
-        {"smoke": "seconds", "cpu": "2 to 4 minutes on two cores", "paper": "half an hour on two cores"},
+        {"smoke": "seconds", "cpu": "about 2 minutes on one core", "paper": "half an hour on two cores"},
         shape_and_pattern,
     ),
     Experiment(
@@ -61,7 +65,7 @@ EXPERIMENTS = (
         "Does a network that continues a motion keep the next position, and not position and speed?",
         _TASKS,
         (),
-        {"smoke": "seconds", "cpu": "2 to 5 minutes on two cores", "paper": "half an hour on two cores"},
+        {"smoke": "seconds", "cpu": "about 3 minutes on one core", "paper": "half an hour on two cores"},
         bump,
     ),
     Experiment(
@@ -70,7 +74,7 @@ EXPERIMENTS = (
         "How does a classifier with global pooling narrow from layer to layer?",
         _TASKS,
         (),
-        {"smoke": "seconds", "cpu": "2 to 4 minutes on two cores", "paper": "half an hour on two cores"},
+        {"smoke": "seconds", "cpu": "about 5 minutes on one core", "paper": "half an hour on two cores"},
         classification,
     ),
     Experiment(
@@ -79,7 +83,11 @@ EXPERIMENTS = (
         "How do rank and cost change with depth at one loss, and with the penalty at one depth?",
         _COST,
         (),
-        {"smoke": "seconds", "cpu": "5 to 10 minutes on two cores", "paper": "hours on two cores"},
+        {
+            "smoke": "seconds",
+            "cpu": "about 7 minutes on one core after known-rank and digit-autoencoder",
+            "paper": "hours on two cores",
+        },
         depth,
     ),
     Experiment(
@@ -89,7 +97,7 @@ EXPERIMENTS = (
         "Abstract: a network of nearly the least norm has the structure in its weights and, “if stable under large "
         f"learning rate”, in its activations. {_UNREAD}",
         (),
-        {"smoke": "seconds", "cpu": "4 minutes on one core", "paper": "hours on one core"},
+        {"smoke": "seconds", "cpu": "about 4 minutes on one core", "paper": "hours on one core"},
         learning_rate,
     ),
     Experiment(
@@ -98,7 +106,11 @@ EXPERIMENTS = (
         "Does the score tell networks with a bottleneck from those without?",
         _KEPT,
         (),
-        {"smoke": "seconds", "cpu": "5 to 10 minutes on two cores", "paper": "hours on two cores"},
+        {
+            "smoke": "seconds",
+            "cpu": "about 1 minute on one core after depth and moving-bump",
+            "paper": "hours on two cores",
+        },
         controls,
     ),
     Experiment(
@@ -107,7 +119,7 @@ EXPERIMENTS = (
         "Can the layers inside a bottleneck run on fewer pixels?",
         _SAMPLED,
         (),
-        {"smoke": "seconds", "cpu": "4 to 8 minutes on two cores", "paper": "an hour on two cores"},
+        {"smoke": "seconds", "cpu": "seconds after known-rank and shape-and-pattern", "paper": "an hour on two cores"},
         down_sampling,
     ),
     Experiment(
@@ -116,7 +128,7 @@ EXPERIMENTS = (
         "Which frequencies and channels do published networks keep, in their weights and in their activations?",
         _KEPT,
         ("weights", "cifar10", "imagenet"),
-        {"smoke": "seconds", "cpu": "5 to 10 minutes on two cores", "paper": "an hour on two cores"},
+        {"smoke": "seconds", "cpu": "about 5 minutes on one core", "paper": "an hour on two cores"},
         pretrained,
     ),
     Experiment(
@@ -125,7 +137,7 @@ EXPERIMENTS = (
         "How well do linear maps and kept directions describe a residual network?",
         _KEPT,
         ("weights", "cifar10"),
-        {"smoke": "seconds", "cpu": "3 to 5 minutes on two cores", "paper": "an hour on two cores"},
+        {"smoke": "seconds", "cpu": "about 5 minutes on one core", "paper": "an hour on two cores"},
         interpretation,
     ),
     Experiment(
@@ -134,7 +146,7 @@ EXPERIMENTS = (
         "How much of published networks can be left out within a tolerance of 0.01?",
         _SAMPLED,
         ("weights", "cifar10", "imagenet"),
-        {"smoke": "seconds", "cpu": "5 to 10 minutes on two cores", "paper": "ten minutes on two cores"},
+        {"smoke": "seconds", "cpu": "about 5 minutes on one core", "paper": "ten minutes on two cores"},
         compression,
     ),
 )
