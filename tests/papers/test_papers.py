@@ -1,5 +1,6 @@
 """The papers' experiments on a tiny stand-in for CIFAR-10: they run, are kept, and are printed honestly."""
 
+import math
 import threading
 from dataclasses import replace
 
@@ -190,6 +191,18 @@ def test_everything_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     assert isinstance(run(papers, ["--all", "-o", "page.md"]).exception, ConvscopeError)
     assert run(papers, ["--all", "chowers2023"]).exit_code == 2
     assert len(ran) == 8
+
+
+def test_undefined_values_survive_the_file(tmp_path):
+    lines = [{"half-time": math.inf, "ratio": math.nan, "rise": 1.5, "of": "mode 1"}]
+    row = Row("q", "1", (0.9, 1.1), Number(math.nan), 1)
+    experiment = Experiment(
+        "chowers2023", "a", "?", "", (), {"cpu": "seconds"}, lambda _: Outcome((row,), {}, {"m": lines})
+    )
+    record.add(tmp_path / "r.json", experiment.key, record.run_one(experiment, Setup(), "convscope papers NAME"))
+    kept = record.read(tmp_path / "r.json")[experiment.key]
+    assert kept["details"]["m"] == [{"half-time": None, "ratio": None, "rise": 1.5, "of": "mode 1"}]
+    assert table.rows_of(kept)[0].verdict == "claim fails"
 
 
 def test_experiments_run_at_once(monkeypatch):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -99,11 +100,16 @@ def run_one(experiment: Experiment, setup: Setup, command: str) -> Record:
         "status": DONE,
         "settings": dict(outcome.settings),
         "rows": [row.to_json() for row in outcome.rows],
-        "details": {name: [dict(line) for line in lines] for name, lines in outcome.details.items()},
+        "details": {name: [_defined(line) for line in lines] for name, lines in outcome.details.items()},
         "seconds": round(time.perf_counter() - begin, 1),
         "versions": _versions(),
         "finished": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
+
+
+def _defined(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a line of a table with None for what is undefined or infinite, which JSON cannot hold."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
 
 
 def left(chosen: Sequence[Experiment], path: Path, scale: str) -> list[Experiment]:
