@@ -42,7 +42,7 @@ def counted(rows: Iterable[Row]) -> str:
 
 
 def summary(records: Mapping[str, Record]) -> str:
-    """Returns a Markdown table of how many quantities of each paper have which verdict.
+    """Returns a Markdown table of how many quantities of each paper have which verdict, and what it leaves out.
 
     Args:
         records: by experiment, as ``convscope.papers.record.read`` gives them.
@@ -53,7 +53,10 @@ def summary(records: Mapping[str, Record]) -> str:
         without = sum(records[key]["status"] != DONE for key in keys)
         body.append([titles().get(paper, paper), str(len(keys)), *(str(counts[v]) for v in COUNTED), str(without)])
     head = ("paper", "experiments", *COUNTED[:2], "claim holds (no printed number)", COUNTED[3], "not run")
-    return "\n".join(_table(head, body))
+    total, lines = len(experiments()), _table(head, body)
+    if len(records) < total:
+        lines += ["", f"{len(records)} of {total} experiments are counted; the others have not been run yet."]
+    return "\n".join(lines)
 
 
 def write_pages(records: Mapping[str, Record], source: str, path: Path) -> None:
@@ -67,8 +70,10 @@ def write_pages(records: Mapping[str, Record], source: str, path: Path) -> None:
     folder = path.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(overview(records, source, folder.name), encoding="utf-8")
-    for paper, keys in in_order(records).items():
-        (folder / f"{paper}.md").write_text(of_paper(paper, {key: records[key] for key in keys}), encoding="utf-8")
+    order = in_order(records)
+    for paper in titles() | order:
+        mine = {key: records[key] for key in order.get(paper, ())}
+        (folder / f"{paper}.md").write_text(of_paper(paper, mine), encoding="utf-8")
 
 
 def overview(records: Mapping[str, Record], source: str, folder: str) -> str:
@@ -126,6 +131,8 @@ def of_paper(paper: str, records: Mapping[str, Record]) -> str:
         "alternatives stand beside ours.",
         "",
     ]
+    if not records:
+        lines += ["None of its experiments has been run yet.", ""]
     for key, record in records.items():
         lines += _section(key, record)
     return "\n".join(lines).rstrip() + "\n"
