@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from convscope.papers.chowers2023_architectures import architectures, frozen
+from convscope.papers.chowers2023_cifar10 import formula, random_labels, seeds, width
 from convscope.papers.chowers2023_data import data_set, pairs
 from convscope.papers.chowers2023_images import more_images, whitening
 from convscope.papers.chowers2023_labels import average_patch, energy_labels, labels
 from convscope.papers.chowers2023_networks import pretrained, trajectory
 from convscope.papers.chowers2023_scaling import patch_scaling
-from convscope.papers.chowers2023_tables import formula, random_labels, seeds, width
 from convscope.papers.registry import SCALES, Experiment, Outcome, Scale, Setup
 
 TITLE = "Chowers & Weiss, “What do CNNs Learn in the First Layer and Why? A Linear Systems Perspective” (ICML 2023)"

@@ -18,11 +18,11 @@ from convscope.inputs.cifar import cifar_training_files, open_cifar
 from convscope.inputs.folders import FolderStore
 from convscope.inputs.stores import StoredSource
 from convscope.papers.chowers2023_tables import (
-    CURVES,
     PRINTED,
     architecture_row,
     by_epoch,
     fit_row,
+    log_row,
     permuted_rows,
     printed,
     residual,
@@ -33,7 +33,7 @@ from convscope.papers.chowers2023_tables import (
 )
 from convscope.papers.data import WANTED, LabelledImages, Split, cifar10, fashion_mnist, fingerprint, needed
 from convscope.papers.laboratory import SIZES, Laboratory, Size, assembled, described, training_in_words
-from convscope.papers.registry import Outcome, Row, Scale, Setup, summary
+from convscope.papers.registry import Outcome, Scale, Setup
 from convscope.papers.trained import TrainedLayer
 
 #: Training images of a data set other than CIFAR-10.
@@ -214,18 +214,7 @@ def pairs(setup: Setup) -> Outcome:
     fitted = {name: fits(lab, layers[name]) for name, lab in labs.items()}
     rows = [fit_row("true", fitted[name], printed(text), name) for name, (_, text) in PAIRS.items()]
     every = [fit for each in fitted.values() for fit in each]
-    rows.append(
-        Row(
-            "all pairs: formula, correlation of logarithms",
-            "not stated",
-            None,
-            summary(f.log_correlation for f in every),
-            len(every),
-            {name: fmean(f.baselines[name][1] for f in every) for name in CURVES},
-            "the weak components count as much as the strong",
-            "higher",
-        )
-    )
+    rows.append(log_row("all pairs: formula", every))
     one = next(iter(labs.values()))
     n = [len(lab.trainer.train.labels) for lab in labs.values()]
     settings = {
