@@ -8,6 +8,7 @@ from statistics import fmean
 
 from convscope.ansatz.measured import Measured, median
 from convscope.papers.beaglehole2023_agreement import NULL_DRAWS, growth, judged, null_of_mean, tables
+from convscope.papers.beaglehole2023_claims import claimed_at
 from convscope.papers.beaglehole2023_networks import NOT_READ, POWERS, TURNED
 from convscope.papers.beaglehole2023_training import NETWORKS, BeforeAndAfter, Recipe, measured
 from convscope.papers.data import cifar10, needed
@@ -73,9 +74,8 @@ def architectures(setup: Setup) -> Outcome:
 
 
 def _rows(name: str, found: Sequence[BeforeAndAfter]) -> list[Row]:
-    return [row for power in POWERS for row in (_after(name, found, power), *growth(name, found, power))] + [
-        _change(name, found)
-    ]
+    rows = [claimed_at(p, row) for p in POWERS for row in (_after(name, found, p), *growth(name, found, p))]
+    return [*rows, _change(name, found)]
 
 
 def _after(name: str, found: Sequence[BeforeAndAfter], power: float) -> Row:

@@ -1,14 +1,20 @@
-"""Rows that judge a claim by a spread: something is gained, or grows, by more than the runs differ."""
+"""Rows that judge a claim: something is gained, or grows, by more than the runs differ; the power of the AGOP."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean, stdev
 
 from scipy.stats import t as student
 
 from convscope.papers.registry import Row, summary
+
+
+def claimed_at(power: float, row: Row) -> Row:
+    """Returns a row on the AGOP to a power; with its claim only for power 1, which the paper compares."""
+    return row if power == 1 else replace(row, paper="claimed for power 1", expected=None, reason="")
 
 
 def without_gain(gains: Sequence[float]) -> tuple[float, float]:

@@ -35,7 +35,7 @@ from convscope.training.loop import State
 from convscope.training.networks import MyrtleMax
 
 ITERATIONS = 2
-DRAWS: dict[Scale, int] = {"smoke": 2, "cpu": 5, "paper": 5}
+DRAWS: dict[Scale, int] = {"smoke": 2, "cpu": 4, "paper": 5}
 LAYERS = 2  # of Deep ConvRFM
 WIDTHS: dict[Scale, int] = {"smoke": 4, "cpu": 32, "paper": 32}
 GRADIENTS = 20  # training images at which the AGOP is taken, as in the authors' code

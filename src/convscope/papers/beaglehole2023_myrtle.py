@@ -14,6 +14,7 @@ from convscope.ansatz.agop import PatchAgop
 from convscope.ansatz.compare import Comparison
 from convscope.ansatz.measured import Measured
 from convscope.papers.beaglehole2023_agreement import NULL_DRAWS, growth, judged, null_of_mean, tables
+from convscope.papers.beaglehole2023_claims import claimed_at
 from convscope.papers.beaglehole2023_networks import NOT_READ, POWERS, TURNED
 from convscope.papers.beaglehole2023_training import BeforeAndAfter, Recipe, measured
 from convscope.papers.data import cifar10, needed
@@ -60,7 +61,7 @@ def myrtle(setup: Setup) -> Outcome:
     recipes = [Recipe(PLAIN, seed, size.epochs, size.width, size.batch_size) for seed in range(size.seeds)]
     found = measured(recipes, images, test, size.agop_images, setup.cache, setup.progress)
     rows = [row for i in range(len(LAYERS)) for row in _rows(i, found)]
-    rows += [row for power in POWERS for row in growth("all convolutions", found, power)]
+    rows += [claimed_at(power, row) for power in POWERS for row in growth("all convolutions", found, power)]
     settings = {
         "images": f"the first {len(images.images):,} training images of CIFAR-10, each channel less its mean over its "
         f"standard deviation; the AGOP over the first {size.agop_images:,} of them, of each logit in turn",
@@ -87,15 +88,18 @@ def _rows(i: int, found: Sequence[BeforeAndAfter]) -> list[Row]:
                 PROTOTYPE[f"before, {name}"][i],
                 _turned(before, power=power),
             ),
-            judged(
-                _row(
-                    f"{layer} after training: correlation of NFM and AGOP, {name}",
-                    [a.correlation(power=power) for a in after],
-                    PROTOTYPE[f"after, {name}"][i],
-                    _turned(after, power=power),
-                    {"before training": fmean(start)},
+            claimed_at(
+                power,
+                judged(
+                    _row(
+                        f"{layer} after training: correlation of NFM and AGOP, {name}",
+                        [a.correlation(power=power) for a in after],
+                        PROTOTYPE[f"after, {name}"][i],
+                        _turned(after, power=power),
+                        {"before training": fmean(start)},
+                    ),
+                    after,
                 ),
-                after,
             ),
         ]
     rows += [

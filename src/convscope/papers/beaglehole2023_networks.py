@@ -23,6 +23,7 @@ from convscope.core.errors import ConvscopeError
 from convscope.core.network import Network
 from convscope.core.results import Number, finite, finite_list
 from convscope.inputs.networks import open_network
+from convscope.papers.beaglehole2023_claims import claimed_at
 from convscope.papers.beaglehole2023_reasons import concentration
 from convscope.papers.data import needed, pictures, snapshots
 from convscope.papers.registry import Outcome, Row, Scale, Setup
@@ -159,7 +160,7 @@ class Beside:
 
     def rows(self, name: str) -> list[Row]:
         """Returns the network's rows: medians over convolutions, and how many lie above what chance gives."""
-        return [row for power in POWERS for row in self._rows(name, power)]
+        return [claimed_at(power, row) for power in POWERS for row in self._rows(name, power)]
 
     def _rows(self, name: str, power: float) -> list[Row]:
         found = [of[power]["haar"] for of in self.trained.values()]
@@ -279,7 +280,12 @@ def trajectory(setup: Setup) -> Outcome:
         results = agops(network.module, network.prepare(images), setup.progress)
         found[iteration] = Beside(results, compared(results, size), twins)
     first, last = found[min(found)], found[max(found)]
-    rows = [row for power in POWERS for layer in last.results for row in _along(layer, power, first, last)]
+    rows = [
+        claimed_at(power, row)
+        for power in POWERS
+        for layer in last.results
+        for row in _along(layer, power, first, last)
+    ]
     details = {"snapshots": [{"iteration": at} | line for at, one in found.items() for line in one.lines()]}
     recipe = "Caffe's cifar10_full; RGB in 0..255 less the mean of each channel (its own recipe: less the mean image)"
     return Outcome(tuple(rows), {**_settings(size), "network": recipe}, details)

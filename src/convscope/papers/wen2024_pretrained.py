@@ -211,7 +211,7 @@ def _rows(name: str, found: BottleneckResult, network: Network) -> list[Row]:
         rows.append(Row(what, NOT_READ, None, found.numbers["narrowest"], images))
     if "narrowing" in found.numbers:
         what = f"{name}: the same over that of the input"
-        rows.append(Row(what, "below 1 (claim)", (0.0, 1.0), found.numbers["narrowing"], images))
+        rows.append(Row(what, "below 1 (claim)", (0.0, 1.0), found.numbers["narrowing"], images, reason=_wide(found)))
     for what, holds, reason in (
         ("convolutions whose activations are narrower than in the untrained twin", narrower, by_itself),
         ("convolutions whose weights keep fewer pairs than random kernels", fewer, ""),
@@ -224,6 +224,22 @@ def _rows(name: str, found: BottleneckResult, network: Network) -> list[Row]:
     if "median_align" in found.numbers:
         rows.append(_aligned(name, found))
     return rows
+
+
+def _wide(found: BottleneckResult) -> str:
+    """Returns why no convolution keeps fewer dimensions than the images have, though training narrows them."""
+    narrowest = found.numbers["narrowest"]
+    words = (
+        "photographs need few dimensions themselves: 99 % of their variance, most of it at low frequencies, lies in "
+        f"{narrowest.value / found.numbers['narrowing'].value:,.0f} of them, while convolutions and ReLU spread it "
+        "over more channels and frequencies"
+    )
+    if narrowest.chance is None or fmean(narrowest.chance) <= narrowest.value:
+        return words
+    return (
+        f"{words}. Training narrows what the untrained twin spreads over {fmean(narrowest.chance):,.0f} dimensions to "
+        f"{narrowest.value:,.0f}, and no further"
+    )
 
 
 def _by_itself(found: BottleneckResult, network: Network) -> str:
