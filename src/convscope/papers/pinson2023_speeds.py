@@ -47,7 +47,7 @@ class Size:
 
 
 SIZES: dict[Scale, Size] = {
-    "smoke": Size(1, 1, 1, 2, 100, 4, 2_000),
+    "smoke": Size(1, 1, 1, 1, 30, 4, 300),
     "cpu": Size(4, 3, 1, 9, 2_000, 16, 20_000),
     "paper": Size(4, 10, 5, 9, 10_000, 16, 50_000),
 }
