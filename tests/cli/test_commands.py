@@ -381,7 +381,7 @@ main(prog_name="convscope")
 
 
 def test_ctrl_c_keeps_what_was_read_and_resume_completes(home, tmp_path, monkeypatch):
-    words = ["report", "mine:small@after.safetensors", "--data", home / "many.npz", "-q", "--batch-size", "1"]
+    words = ["report", "mine:small@after.safetensors", "--data", home / "many.npz", "-q", "--batch-size", "3"]
     for name in ("mine.py", "after.safetensors"):
         (tmp_path / name).write_bytes((home / name).read_bytes())
 

@@ -1,5 +1,6 @@
 """The papers' experiments on a tiny stand-in for CIFAR-10: they run, are kept, and are printed honestly."""
 
+import json
 import math
 import threading
 from dataclasses import replace
@@ -97,6 +98,22 @@ def test_verdicts_are_counted():
     run = {"paper": "chowers2023", "status": record.DONE, "rows": rows}
     records = {"chowers2023/a": run, "chowers2023/b": run | {"status": record.MISSING, "rows": []}}
     assert "| 2 | 1 | 1 | 1 | 0 | 1 |" in table.summary(records)
+
+
+def test_an_interval_may_be_open_above():
+    row = Row("q", "above 0", (0.0, math.inf), Number(1e9, None, (1.0, 1.0), "", "one"), 1)
+    data = json.loads(json.dumps(row.to_json(), allow_nan=False))
+    assert Row.from_json(data) == row
+    assert row.verdict == "claim holds"
+    assert table.stated(row) == "above 0 (agreement: above 0.00)"
+    record_of = {"paper": "chowers2023", "status": record.DONE, "scale": "cpu", "rows": [data]}
+    assert "chance 1.00 (one)" in table.overview({"chowers2023/seeds": record_of}, "r.json", "r")
+
+
+def test_pages_say_that_the_published_sizes_were_not_run():
+    missing = {"paper": "chowers2023", "status": record.MISSING, "scale": "cpu", "shows": "?", "why": ["a"]}
+    assert "published sizes (`--scale paper`" in table.overview({"chowers2023/seeds": missing}, "r.json", "r")
+    assert "published sizes" not in table.overview({"chowers2023/seeds": missing | {"scale": "paper"}}, "r.json", "r")
 
 
 def test_missing_data_is_a_row_and_replaces_nothing(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal, get_args
 
 from convscope.core.errors import ConvscopeError
-from convscope.core.results import Number, finite, number_from_json, number_to_json
+from convscope.core.results import Number, finite, finite_list, number_from_json, number_to_json
 
 Scale = Literal["smoke", "cpu", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -26,7 +27,8 @@ class Row:
     Attributes:
         quantity: what it is, in words.
         paper: the paper's value as it states it, or "not stated"; where it states none, what its claim implies.
-        expected: (low, high), the interval in which our value counts as agreement; None: measured beside, no claim.
+        expected: (low, high), the interval in which our value counts as agreement, high infinite where any value above
+            low does; None: measured beside, no claim.
         ours: mean over runs, standard deviation over them (None with one), and what chance gives.
         n: number of values that mean and deviation are over.
         baselines: name to what a trivial curve or alternative gives for the same quantity, mean over the same runs.
@@ -102,7 +104,7 @@ class Row:
         return {
             "quantity": self.quantity,
             "paper": self.paper,
-            "expected": None if self.expected is None else list(self.expected),
+            "expected": None if self.expected is None else finite_list(self.expected),
             "ours": number_to_json(self.ours),
             "n": self.n,
             "baselines": {name: finite(value) for name, value in self.baselines.items()},
@@ -120,7 +122,7 @@ class Row:
         return cls(
             data["quantity"],
             data["paper"],
-            None if expected is None else (expected[0], expected[1]),
+            None if expected is None else (expected[0], math.inf if expected[1] is None else expected[1]),
             number_from_json(data["ours"]),
             data["n"],
             {name: float("nan") if value is None else value for name, value in data["baselines"].items()},

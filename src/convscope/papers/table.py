@@ -88,7 +88,8 @@ def overview(records: Mapping[str, Record], source: str, folder: str) -> str:
     lines = [
         "# The papers' numbers beside ours",
         "",
-        f"Made from `{source}` (scale {', '.join(scales)}) by `convscope papers {source} -o PAGE.md`; do not edit.",
+        f"Made from `{source}` (scale {', '.join(scales)}) by `convscope papers {source} -o PAGE.md`; do not edit."
+        + (" The published sizes (`--scale paper`, for a GPU) have not been run for it." * ("paper" not in scales)),
         "",
         "*Reproduced*: our value lies in an interval around a number that the authors printed. *Claim holds*: they "
         "print no number, and our value lies where what they claim puts it. Where a value lies outside, the reason "
@@ -196,7 +197,8 @@ def stated(row: Row) -> str:
     """Returns what the paper says of a quantity, with the interval in which ours counts as agreement."""
     if row.expected is None:
         return row.paper
-    return f"{row.paper} (agreement: {_plain(row.expected[0])} to {_plain(row.expected[1])})"
+    low, high = map(_plain, row.expected)
+    return f"{row.paper} (agreement: {f'above {low}' if math.isinf(row.expected[1]) else f'{low} to {high}'})"
 
 
 def cell(value: Any) -> str:
@@ -214,8 +216,8 @@ def _not_run(record: Record) -> str:
 
 def _null(row: Row) -> str:
     """Returns what there is to compare a value with: chance, and the rival that does best."""
-    parts = [f"chance {_chance(row.ours)}"] if row.ours.chance else []
-    return "; ".join([*parts, *filter(None, [beside(row)])])
+    chance = f"chance {_chance(row.ours)}" if row.ours.chance else ""
+    return "; ".join(filter(None, [chance, beside(row)]))
 
 
 def _duration(record: Record) -> str:
@@ -240,7 +242,8 @@ def _value(number: Number) -> str:
 def _chance(number: Number) -> str:
     if number.chance is None:
         return ""
-    return f"{_plain(number.chance[0])} to {_plain(number.chance[1])} ({number.chance_name})"
+    low, high = map(_plain, number.chance)
+    return f"{low if low == high else f'{low} to {high}'} ({number.chance_name})"
 
 
 def _plain(value: float) -> str:
