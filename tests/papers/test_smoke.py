@@ -24,8 +24,8 @@ def test_every_experiment_says_what_it_needs_and_costs():
 def test_every_experiment_runs_on_what_ships_with_dependencies(monkeypatch):
     monkeypatch.delenv("CONVSCOPE_DATA", raising=False)
     setup = Setup("smoke", progress=False)
-    failed = {}
-    for experiment, result in record.run_all(list(experiments().values()), setup, "convscope papers NAME"):
+    failed, every = {}, list(experiments().values())
+    for experiment, result in record.run_all(every, setup, "convscope papers NAME", jobs=2):
         if result["status"] != record.DONE:
             failed[experiment.key] = result["why"]
             continue

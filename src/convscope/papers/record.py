@@ -58,7 +58,7 @@ def run_all(
         from joblib import Parallel, delayed
 
         known = {experiment.key: experiment for experiment in chosen}
-        shared = replace(setup, cache=setup.cache or folder / "networks", progress=False)
+        shared = replace(setup, cache=setup.cache or folder / "networks", progress=False, alone=False)
         tasks = (delayed(_named)(key, shared, command) for key in known)
         for key, record in Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks):
             yield known[key], record

@@ -154,12 +154,14 @@ class Setup:
         data: name to path of the data sets that the user named.
         cache: folder in which trained networks are kept between runs, or None: only in memory.
         progress: whether to show progress bars.
+        alone: whether no other experiment runs at the same time, so that one may take every core.
     """
 
     scale: Scale = "cpu"
     data: Mapping[str, Path] = field(default_factory=dict)
     cache: Path | None = None
     progress: bool = True
+    alone: bool = True
 
 
 @dataclass(frozen=True)

@@ -249,6 +249,7 @@ def _chance(number: Number) -> str:
 def _plain(value: float) -> str:
     if math.isnan(value):
         return "undefined"
+    value += 0.0  # -0.0 is no number for a reader
     if 0 < abs(value) < 5e-4:
         return f"{value:.1g}".replace("-", "−")
     digits = 3 if abs(value) < 0.095 and value else 2
