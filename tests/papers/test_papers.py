@@ -186,7 +186,12 @@ def test_everything_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
 
         return Experiment("chowers2023", name, f"{name}?", "it is.", (), dict.fromkeys(SCALES, "seconds"), run)
 
-    known = [experiment("one"), experiment("two", ConvscopeError("too few")), experiment("three", KeyboardInterrupt())]
+    known = [
+        experiment("one"),
+        experiment("two", ConvscopeError("too few")),
+        experiment("fault", ZeroDivisionError("ours")),
+        experiment("three", KeyboardInterrupt()),
+    ]
     monkeypatch.setattr(registry, "experiments", lambda: {e.key: e for e in known})
     monkeypatch.setattr(table, "experiments", registry.experiments)
     monkeypatch.chdir(tmp_path)
@@ -195,19 +200,21 @@ def test_everything_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     assert first.exit_code == 3
     assert "papers.json holds what was done" in first.output
     assert "not run (it stopped)\n  too few" in first.output
+    assert "a fault in convscope: ZeroDivisionError: ours" in first.output
+    assert "Traceback" in first.output
     assert run(papers, ["--all", "--scale", "smoke"]).exit_code == 0
-    assert ran == ["one", "two", "three", "two", "three"]
+    assert ran == ["one", "two", "fault", "three", "two", "fault", "three"]
     assert {r["status"] for r in record.read(tmp_path / "papers.json").values()} == {record.DONE}
     last = run(papers, ["--all", "--scale", "smoke"])
-    assert "3 of 3 experiments stand in papers.json already" in last.output
+    assert "4 of 4 experiments stand in papers.json already" in last.output
     before = (tmp_path / "papers.json").read_text()
     assert "name another file" in str(run(papers, ["--all"]).exception)  # another scale would replace what is done
     assert (tmp_path / "papers.json").read_text() == before
     assert run(papers, ["--all", "-o", "other.json"]).exit_code == 0
-    assert len(ran) == 8
+    assert len(ran) == 11
     assert isinstance(run(papers, ["--all", "-o", "page.md"]).exception, ConvscopeError)
     assert run(papers, ["--all", "chowers2023"]).exit_code == 2
-    assert len(ran) == 8
+    assert len(ran) == 11
 
 
 def test_undefined_values_survive_the_file(tmp_path):

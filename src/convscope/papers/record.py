@@ -7,6 +7,7 @@ import math
 import platform
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -72,7 +73,7 @@ def run_one(experiment: Experiment, setup: Setup, command: str) -> Record:
     """Returns the record of an experiment: status, settings, rows, details, seconds and versions.
 
     One whose data are not at hand has the status "not run (data missing)", and one that cannot go on with what it finds
-    "not run (it stopped)"; "why" says what is wanted.
+    "not run (it stopped)"; "why" says what is wanted. A fault of its code stops it alike, and the traceback is printed.
 
     Args:
         experiment: the experiment.
@@ -96,6 +97,9 @@ def run_one(experiment: Experiment, setup: Setup, command: str) -> Record:
         outcome = experiment.run(setup)
     except ConvscopeError as error:
         return record | {"status": FAILED, "why": [str(error)]}
+    except Exception as error:  # one experiment's fault must not cost hours of the others
+        traceback.print_exc()
+        return record | {"status": FAILED, "why": [f"a fault in convscope: {type(error).__name__}: {error}"]}
     return record | {
         "status": DONE,
         "settings": dict(outcome.settings),

@@ -63,8 +63,9 @@ def begin(task: Task, recipe: Recipe) -> CircularCNN:
 
 
 def trained(setup: Setup, jobs: Sequence[Job]) -> list[Trained]:
-    """Returns the network of each job, trained or read back; as many at a time as there are cores
-    where no other experiment wants them, one thread each.
+    """Returns the network of each job, trained or read back.
+
+    As many are trained at a time as there are cores, one thread each; one where other experiments want the cores, too.
 
     Args:
         setup: whose cache keeps them beyond this process.
