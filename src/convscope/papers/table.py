@@ -197,8 +197,7 @@ def stated(row: Row) -> str:
     """Returns what the paper says of a quantity, with the interval in which ours counts as agreement."""
     if row.expected is None:
         return row.paper
-    low, high = map(_plain, row.expected)
-    return f"{row.paper} (agreement: {f'above {low}' if math.isinf(row.expected[1]) else f'{low} to {high}'})"
+    return f"{row.paper} (agreement: {_between(*row.expected)})"
 
 
 def cell(value: Any) -> str:
@@ -242,8 +241,14 @@ def _value(number: Number) -> str:
 def _chance(number: Number) -> str:
     if number.chance is None:
         return ""
-    low, high = map(_plain, number.chance)
-    return f"{low if low == high else f'{low} to {high}'} ({number.chance_name})"
+    return _between(*number.chance) + (f" ({number.chance_name})" if number.chance_name else "")
+
+
+def _between(low: float, high: float) -> str:
+    if math.isinf(high):
+        return f"above {_plain(low)}"
+    ends = _plain(low), _plain(high)
+    return " to ".join(dict.fromkeys(ends))
 
 
 def _plain(value: float) -> str:
