@@ -32,7 +32,7 @@ from convscope.papers.wen2024_controls import classifier
 from convscope.papers.wen2024_measures import measure
 from convscope.training.networks import CifarResNet
 
-TINY = runs.Size(0.003, 1, 16, 7)
+TINY = runs.Size(0.003, 1, 16, 7, 64)
 
 
 @pytest.fixture

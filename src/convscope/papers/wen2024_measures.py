@@ -29,7 +29,7 @@ from convscope.core.batches import Batch
 from convscope.core.network import Network
 from convscope.core.results import finite
 
-_BOUNDED = 9 * 64  # pixels of the images at which the lower bound on the norm is computed: 9 of 8x8
+BOUNDED = 9 * 64  # pixels of the images at which the lower bound on the norm is computed: 9 of 8x8
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,12 +163,13 @@ class Measured:
 
 
 @torch.no_grad()
-def measure(network: nn.Sequential, images: Tensor) -> Measured:
+def measure(network: nn.Sequential, images: Tensor, bounded: int = BOUNDED) -> Measured:
     """Returns the bottleneck and the cost of a network of convolutions with circular padding.
 
     Args:
         network: convolutions, ReLUs, and a head or none.
         images: float32 [n, c, h, w].
+        bounded: the lower bound of the norm is taken at as many first images as have so many pixels together.
 
     Raises:
         ValueError: for another network.
@@ -199,7 +200,7 @@ def measure(network: nn.Sequential, images: Tensor) -> Measured:
     if isinstance(plain, str):
         raise ValueError(f"expected a plain chain of convolutions, but {plain}")
     with torch.enable_grad():
-        cost = norm_cost(plain, images[: max(_BOUNDED // prod(size), 1)])
+        cost = norm_cost(plain, images[: max(bounded // prod(size), 1)])
     location = bottleneck_run(
         [str(i + 1) for i in range(len(ranks))],
         input_rank,

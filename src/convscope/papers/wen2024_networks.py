@@ -65,7 +65,8 @@ def begin(task: Task, recipe: Recipe) -> CircularCNN:
 def trained(setup: Setup, jobs: Sequence[Job]) -> list[Trained]:
     """Returns the network of each job, trained or read back.
 
-    As many are trained at a time as there are cores, one thread each; one where other experiments want the cores, too.
+    As many are trained at a time as there are cores, one thread each; one where
+    other experiments want the cores, too, and at scale smoke, where processes would cost more than they save.
 
     Args:
         setup: whose cache keeps them beyond this process.
@@ -78,7 +79,7 @@ def trained(setup: Setup, jobs: Sequence[Job]) -> list[Trained]:
     wanted = {key: job for key, job in zip(keys, jobs, strict=True) if key not in _memory}
     # The longest first, so that no core is left with it at the end.
     order = sorted(wanted, key=lambda key: -_work(*wanted[key]))
-    workers = min(len(order), cpu_count()) if setup.alone else 1
+    workers = min(len(order), cpu_count()) if setup.alone and setup.scale != "smoke" else 1
     bar = tqdm(total=len(order), desc="training", unit="network", disable=not setup.progress or not order, leave=False)
     with bar:
         if workers < 2:

@@ -8,7 +8,7 @@ from typing import Any
 
 from convscope.core.results import finite
 from convscope.papers.registry import Row, Scale, Setup, summary
-from convscope.papers.wen2024_measures import Measured, measure
+from convscope.papers.wen2024_measures import BOUNDED, Measured, measure
 from convscope.papers.wen2024_networks import Trained, begin, trained
 from convscope.papers.wen2024_tasks import Recipe, Task
 
@@ -22,18 +22,20 @@ class Size:
         seeds: networks of each kind.
         images: of the tasks that are made up, and of a user's digits.
         side: in pixels, to which a user's digits are reduced; divides 28.
+        bounded: pixels of the images at which the lower bound of the norm is taken.
     """
 
     effort: float
     seeds: int
     images: int
     side: int
+    bounded: int
 
 
 SIZES: dict[Scale, Size] = {
-    "smoke": Size(0.005, 1, 24, 7),
-    "cpu": Size(1.0, 3, 128, 14),
-    "paper": Size(3.0, 5, 256, 28),
+    "smoke": Size(0.001, 1, 24, 7, 64),
+    "cpu": Size(1.0, 3, 128, 14, BOUNDED),
+    "paper": Size(3.0, 5, 256, 28, BOUNDED),
 }
 _GAP = 1e6  # larger ratios are those to rounding errors
 
@@ -49,7 +51,7 @@ class Run:
 
 def seeded(recipe: Recipe, size: Size, seeds: int | None = None) -> list[Recipe]:
     """Returns a recipe at the scale's effort, once for each seed."""
-    steps = max(round(recipe.steps * size.effort), 10)
+    steps = max(round(recipe.steps * size.effort), 4)
     return [replace(recipe, steps=steps, seed=seed) for seed in range(seeds or size.seeds)]
 
 
@@ -60,11 +62,11 @@ def runs(setup: Setup, plan: Mapping[str, tuple[Task, Sequence[Recipe]]]) -> dic
         KeyboardInterrupt: when a training is interrupted.
     """
     jobs = [(task, recipe) for task, recipes in plan.values() for recipe in recipes]
-    networks = iter(trained(setup, jobs))
+    networks, bounded = iter(trained(setup, jobs)), SIZES[setup.scale].bounded
     found: dict[str, list[Run]] = {}
     for name, (task, recipes) in plan.items():
         own = [next(networks) for _ in recipes]
-        found[name] = [Run(task, network, measure(network.network, task.images)) for network in own]
+        found[name] = [Run(task, network, measure(network.network, task.images, bounded)) for network in own]
     return found
 
 
