@@ -172,7 +172,7 @@ def test_the_digit_autoencoder_takes_a_users_digits(digits, tiny, tmp_path):
 
 
 def test_recipes_differ_by_their_seed_alone():
-    found = runs.seeded(tasks.PRODUCT, runs.Size(0.5, 3, 10, 7))
+    found = runs.seeded(tasks.PRODUCT, runs.Size(0.5, 3, 10, 7, 64))
     assert [recipe.seed for recipe in found] == [0, 1, 2]
     assert {recipe.steps for recipe in found} == {1250}
     assert len({wen2024_networks.begin(tasks.mean(2), recipe)(torch.ones(1, 1, 8, 8)).sum() for recipe in found}) == 3
@@ -338,7 +338,7 @@ def test_every_experiment_runs_and_survives_its_file(name, tiny, tmp_path):
 def test_a_projection_is_learned_with_its_rank_and_cost(tmp_path):
     """The cheapest of the tasks at full effort: 5 numbers in each of 3 layers, at a cost of 5 to 5.7."""
     task = tasks.low_pass(128)
-    plan = {"low-pass": (task, runs.seeded(tasks.LOW_PASS[3], runs.Size(1.0, 1, 128, 7)))}
+    plan = {"low-pass": (task, runs.seeded(tasks.LOW_PASS[3], runs.Size(1.0, 1, 128, 7, 64)))}
     (run,) = runs.runs(Setup("cpu", {}, None, progress=False), plan)["low-pass"]
     assert [run.measured.degrees(i) for i in range(3)] == [{0: 1, 1: 4}] * 3
     assert 5 < run.measured.per_layer < 5.7

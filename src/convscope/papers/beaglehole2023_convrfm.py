@@ -40,7 +40,8 @@ LAYERS = 2  # of Deep ConvRFM
 WIDTHS: dict[Scale, int] = {"smoke": 4, "cpu": 32, "paper": 32}
 GRADIENTS = 20  # training images at which the AGOP is taken, as in the authors' code
 _FEW = 100  # images whose patches' energy is measured
-FOLDS = 100  # training images up to which iterations are selected by folds, not by one held-out part
+#: Training images up to which iterations are selected by folds, not by one held-out part.
+FOLDS: dict[Scale, int] = {"smoke": 20, "cpu": 100, "paper": 100}
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _machines(case: Case, draw: Draw, seed: int, setup: Setup) -> Found:
         "n_iters": ITERATIONS,
         "agop_samples": GRADIENTS,
         "random_state": seed,
-        "selection": "cv" if n <= FOLDS else "holdout",
+        "selection": "cv" if n <= FOLDS[setup.scale] else "holdout",
         **case.settings,
     }
     begin = time.perf_counter()
@@ -210,7 +211,7 @@ def _settings(cases: Sequence[Case], scale: Scale) -> dict[str, str]:
         "fixed kernel": "iteration 0 of ConvRFM: neural tangent kernel of 3 convolutions of 3 x 3 pixels with ReLU, "
         "ridge by leave-one-out",
         "ConvRFM": f"{ITERATIONS} metrics, the AGOP at {GRADIENTS} training images as in the authors' code; the "
-        f"iteration of the best accuracy on a held-out third of the training images (up to {FOLDS} images: on three "
+        f"iteration of the best accuracy on a held-out third of the training images (up to {FOLDS[scale]} images: on three "
         "thirds in turn), the metric learned without them",
         "Deep ConvRFM": f"{LAYERS} layers, {WIDTHS[scale]} ReLU features between them; layer and iteration selected "
         "likewise",

@@ -42,7 +42,7 @@ class Size:
 
 
 SIZES: dict[Scale, Size] = {
-    "smoke": Size(1, {1e-8: 1}, 300, 8),
+    "smoke": Size(1, {1e-8: 1}, 60, 4),
     "cpu": Size(5, {1e-4: 3, 1e-8: 5}, 50_000, 32),
     "paper": Size(20, {1e-4: 20, 1e-8: 20}, 50_000, 32),
 }
