@@ -211,8 +211,8 @@ def _settings(cases: Sequence[Case], scale: Scale) -> dict[str, str]:
         "fixed kernel": "iteration 0 of ConvRFM: neural tangent kernel of 3 convolutions of 3 x 3 pixels with ReLU, "
         "ridge by leave-one-out",
         "ConvRFM": f"{ITERATIONS} metrics, the AGOP at {GRADIENTS} training images as in the authors' code; the "
-        f"iteration of the best accuracy on a held-out third of the training images (up to {FOLDS[scale]} images: on three "
-        "thirds in turn), the metric learned without them",
+        f"iteration of the best accuracy on a held-out third of the training images (up to {FOLDS[scale]} images: on "
+        "three thirds in turn), the metric learned without them",
         "Deep ConvRFM": f"{LAYERS} layers, {WIDTHS[scale]} ReLU features between them; layer and iteration selected "
         "likewise",
         "CNN": f"{MyrtleMax.__name__}, 4 convolutions of {recipe.width} filters of 3 x 3 pixels, maxima for pooling, "
