@@ -51,7 +51,8 @@ def summary(records: Mapping[str, Record]) -> str:
     for paper, keys in in_order(records).items():
         counts = Counter(row.verdict for key in keys for row in rows_of(records[key]))
         without = sum(records[key]["status"] != DONE for key in keys)
-        body.append([titles().get(paper, paper), str(len(keys)), *(str(counts[v]) for v in COUNTED), str(without)])
+        authors = titles().get(paper, paper).partition(", “")[0]
+        body.append([authors, str(len(keys)), *(str(counts[v]) for v in COUNTED), str(without)])
     head = ("paper", "experiments", *COUNTED[:2], "claim holds (no printed number)", COUNTED[3], "not run")
     total, lines = len(experiments()), _table(head, body)
     if len(records) < total:
