@@ -25,7 +25,7 @@ def test_every_experiment_runs_on_what_ships_with_dependencies(monkeypatch):
     monkeypatch.delenv("CONVSCOPE_DATA", raising=False)
     setup = Setup("smoke", progress=False)
     failed, every = {}, list(experiments().values())
-    for experiment, result in record.run_all(every, setup, "convscope papers NAME"):
+    for experiment, result in record.run_all(every, setup, "convscope papers NAME", jobs=2):
         if result["status"] != record.DONE:
             failed[experiment.key] = result["why"]
             continue

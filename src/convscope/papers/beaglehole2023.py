@@ -247,7 +247,7 @@ EXPERIMENTS = (
         (),
         {
             "smoke": "seconds",
-            "cpu": "about 8 minutes on one core",
+            "cpu": "about 6 minutes on one core",
             "paper": "about 10 minutes on one core; n as in the authors' notebook of stars",
         },
         convrfm_local,
@@ -260,7 +260,7 @@ EXPERIMENTS = (
         ("fashion-mnist",),
         {
             "smoke": "seconds",
-            "cpu": "about 9 minutes on one core",
+            "cpu": "about 7 minutes on one core",
             "paper": "hours on two cores; n as in the authors' notebook of noisy MNIST",
         },
         convrfm_noisy,
@@ -273,7 +273,7 @@ EXPERIMENTS = (
         ("fashion-mnist",),
         {
             "smoke": "seconds",
-            "cpu": "about 9 minutes on one core",
+            "cpu": "about 5 minutes on one core",
             "paper": "hours on two cores",
         },
         convrfm_fashion,
@@ -286,7 +286,7 @@ EXPERIMENTS = (
         ("cifar10",),
         {
             "smoke": "seconds",
-            "cpu": "about 9 minutes on one core",
+            "cpu": "about 7 minutes on one core",
             "paper": "hours on two cores",
         },
         convrfm_cifar10,

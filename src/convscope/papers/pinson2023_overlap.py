@@ -41,7 +41,7 @@ class Size:
 
 
 SIZES: dict[Scale, Size] = {
-    "smoke": Size(1, 1, 40, 4, 600),
+    "smoke": Size(1, 1, 100, 4, 600),
     "cpu": Size(5, 2, 1_000, 16, 20_000),
     "paper": Size(20, 10, 10_000, 16, 50_000),
 }

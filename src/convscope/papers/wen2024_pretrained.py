@@ -230,9 +230,8 @@ def _wide(found: BottleneckResult) -> str:
     """Returns why no convolution keeps fewer dimensions than the images have, though training narrows them."""
     narrowest = found.numbers["narrowest"]
     words = (
-        "photographs need few dimensions themselves: 99 % of their variance, most of it at low frequencies, lies in "
-        f"{narrowest.value / found.numbers['narrowing'].value:,.0f} of them, while convolutions and ReLU spread it "
-        "over more channels and frequencies"
+        "photographs need few dimensions themselves: 99 % of their variance lies in "
+        f"{narrowest.value / found.numbers['narrowing'].value:,.0f} of them, and no convolution keeps so few"
     )
     if narrowest.chance is None or fmean(narrowest.chance) <= narrowest.value:
         return words
