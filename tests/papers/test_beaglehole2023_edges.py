@@ -34,7 +34,8 @@ def test_a_metric_of_edges_holds_the_claim():
         assert own.ours.value > 0.99
         assert own.verdict == "claim holds"
         assert set(own.baselines) == {UNTRAINED, "identity", edges.TURNED}
-    gain = rows[f"planted, {WHOLE}: the same less that in the untrained twins' AGOPs"]
+    title = f"planted, {WHOLE}: correlation of their lengths in the AGOP with edges"
+    gain = rows[f"{title}, less that in the untrained twins' AGOPs"]
     assert gain.verdict == "claim holds"
 
 

@@ -52,7 +52,9 @@ def growth(name: str, found: Sequence[BeforeAndAfter], power: float) -> list[Row
         reason += f"; training makes S less even (tr(S)² over k tr(S²) {start_even:.2f}, then {end_even:.2f})"
     excess = [(b - turned_b) - (a - turned_a) for (a, b), (turned_a, turned_b) in zip(changes, chances, strict=True)]
     what = f"{name}: by how much training raises the correlation of NFM and AGOP, {POWERS[power]}, median over layers"
-    excess_what = f"{name}: the same of what the correlation, {POWERS[power]}, has above that with {TURNED}"
+    excess_what = (
+        f"{name}: by how much training raises what the correlation, {POWERS[power]}, has above that with {TURNED}"
+    )
     return [
         gained(what, [b - a for a, b in changes], reason=reason),
         Row(excess_what, NOT_READ, None, summary(excess), len(excess), {"itself": end - start}),

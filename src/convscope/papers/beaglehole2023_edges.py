@@ -127,7 +127,7 @@ def measured(seen: Seen, draws: int) -> tuple[list[Row], list[dict[str, Any]]]:
     rows: list[Row] = []
     lines: list[dict[str, Any]] = []
     for patches, centre in ((WHOLE, identity), (CENTRED, contrast)):
-        at = f"{seen.name}, {patches}"
+        title = f"{seen.name}, {patches}: correlation of their lengths in the AGOP with edges"
         own, *rivals = (
             _by_image(seen.images, [centre @ metric @ centre for metric in metrics])
             for metrics in ([seen.metric], *seen.others.values(), [identity])
@@ -138,7 +138,7 @@ def measured(seen: Seen, draws: int) -> tuple[list[Row], list[dict[str, Any]]]:
         means = {name: fmean(values) for name, values in others.items()}
         why = _why(seen, centre)
         row = Row(
-            f"{at}: correlation of their lengths in the AGOP with edges",
+            title,
             f"edge detector: above {TURNED} (the central 95 %)",
             beyond(band),
             summary(own, band, f"mean with {TURNED}"),
@@ -151,9 +151,9 @@ def measured(seen: Seen, draws: int) -> tuple[list[Row], list[dict[str, Any]]]:
         rows.append(row)
         if UNTRAINED in others:
             gains = _less(own, others[UNTRAINED])
-            rows.append(gained(f"{at}: the same less that in the untrained twins' AGOPs", gains, reason=why))
+            rows.append(gained(f"{title}, less that in the untrained twins' AGOPs", gains, reason=why))
         above = _less(own, others["identity"])
-        what, number = f"{at}: the same less that in the identity", summary(above, without_gain(above), _NONE)
+        what, number = f"{title}, less that in the identity", summary(above, without_gain(above), _NONE)
         rows.append(Row(what, NOT_READ, None, number, len(above), note=in_words(above)))
         line = {"metric": seen.name, "patches": patches, "AGOP": fmean(own)}
         line |= {name: means.get(name) for name in (UNTRAINED, "NFM", "identity")} | {TURNED: fmean(null)}

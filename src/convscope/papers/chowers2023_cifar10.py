@@ -43,7 +43,7 @@ def seeds(setup: Setup) -> Outcome:
     raw = correlations(combinations([energy_profile(x.final, lab.moments) for x in layers], 2))
     whole = replace(
         same,
-        quantity="the same without subtracting the initial weights",
+        quantity=f"{same.quantity}, initial weights not subtracted",
         paper="not stated",
         expected=None,
         printed=False,

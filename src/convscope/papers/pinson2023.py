@@ -90,7 +90,7 @@ EXPERIMENTS = (
         "Are the stages of colour images, one for each frequency and direction of colours, those of the dynamics?",
         _DISCOVERY,
         ("cifar10",),
-        {"smoke": "a minute on one core", "cpu": "3 to 7 minutes on one core", "paper": "an hour on one core"},
+        {"smoke": "under 15 seconds on one core", "cpu": "3 to 7 minutes on one core", "paper": "an hour on one core"},
         colours,
     ),
     Experiment(
@@ -99,7 +99,7 @@ EXPERIMENTS = (
         "Do kernels smaller than the image, with circular and with zero padding, grow as fast as the patches say?",
         _INTERPLAY,
         ("cifar10",),
-        {"smoke": "a minute on one core", "cpu": "about 2 minutes on one core", "paper": "about 2 minutes on one core"},
+        {"smoke": "seconds", "cpu": "about 2 minutes on one core", "paper": "about 2 minutes on one core"},
         kernels,
     ),
     Experiment(

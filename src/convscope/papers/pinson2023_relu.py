@@ -269,7 +269,7 @@ def _filtered(
             },
         ),
         Row(
-            f"CNN with {pooling}: the same, over the accuracy when all others are kept",
+            f"CNN with {pooling}: accuracy when {DOMINANT} frequencies are kept, over that when all others are kept",
             "above 1 (theory: the dominant ones count); reference 2.6" + ("" if known else ", with a weaker network"),
             (2.0, math.inf) if known else None,
             summary(a / b for a, b in zip(kept, removed, strict=True)),

@@ -171,7 +171,8 @@ def _known(setup: Setup, size: Size) -> tuple[list[Row], list[dict[str, Any]]]:
         )
     rows.append(
         Row(
-            "known images, networks in training: the same, over the predicted ratio",
+            "known images, networks in training: rate of growth over that in the fully connected network, over the "
+            "predicted ratio",
             "1 (theory)",
             (0.95, 1.05),
             summary(trained),
@@ -272,7 +273,8 @@ def _together(name: str, pairs: Sequence[tuple[Measured, Measured]], table: list
             f"that: their distance is {by_frequency:.2f}",
         ),
         Row(
-            f"{name}, all modes in one network, training: the same from the closed form, where modes share frequencies",
+            f"{name}, all modes in one network, training: distance of the ratio of half-times from the closed form, "
+            "where modes share frequencies",
             "nearer than either null (theory)",
             (0.0, min(nulls.values())),
             summary(distances["shared"] for distances in found),

@@ -75,6 +75,7 @@ def transient(setup: Setup) -> Outcome:
     of_dense = halves(structure, (dense(_STDS[0], seed) for seed in draws))
     beside = {"dense network": fmean(map(share, of_dense)), "the mode itself": float(spectrum[dominant].square().sum())}
     rows, table, off = [], [], []
+    what = "share of energy in the dominant pair of frequencies"
     for filters in (1, _MANY):
         for std in _STDS:
             maps = halves(structure, (cnn(filters, std, seed) for seed in draws))
@@ -86,8 +87,7 @@ def transient(setup: Setup) -> Outcome:
             reference = {1e-4: "0.998", 1e-8: "1.000"}[std] if filters == 1 else "none"
             rows.append(
                 Row(
-                    f"CNN of {_filters(filters)}, initial weights of {std:.0e}: share of energy in the dominant "
-                    "pair of frequencies when the mode is half learned",
+                    f"CNN of {_filters(filters)}, initial weights of {std:.0e}: {what} when the mode is half learned",
                     f"tends to 1 with the initial weights (theory); reference {reference}"
                     + (", one draw" if filters == 1 else ""),
                     (0.9, 1.0),
@@ -108,7 +108,7 @@ def transient(setup: Setup) -> Outcome:
             ]
     rows.append(
         Row(
-            "class means alone, one mode: share of energy, its distance from the closed form for the same weights",
+            f"class means alone, one mode: {what}, its distance from the closed form for the same weights",
             "0 (theory)",
             (0.0, 0.001),
             summary(off),
@@ -118,7 +118,7 @@ def transient(setup: Setup) -> Outcome:
     )
     rows.append(
         Row(
-            f"dense network of {_MANY} units: the same share when the mode is half learned",
+            f"dense network of {_MANY} units: {what} when the mode is half learned",
             "that of the mode itself (theory); reference 0.181",
             (0.0, 0.3),
             summary(map(share, of_dense)),
@@ -136,7 +136,7 @@ def transient(setup: Setup) -> Outcome:
     for filters in (1, _MANY):
         rows.append(
             Row(
-                f"CNN of {_filters(filters)}, weights of {_STDS[0]:.0e}: the same after {size.last:g} half-times",
+                f"CNN of {_filters(filters)}, weights of {_STDS[0]:.0e}: {what} after {size.last:g} half-times",
                 f"gone: the least-squares map, in the end (theory); reference {'0.021' if filters == 1 else 'none'}",
                 (0.0, 0.1),
                 summary(last(cnn(filters, _STDS[0], seed)) for seed in range(size.ends)),

@@ -121,7 +121,7 @@ def shape_and_pattern(setup: Setup) -> Outcome:
             {"a linear network": several[0].measured.input_rank + 1},
         ),
         row(
-            "the same without pairs that only carry an offset",
+            "CBN rank in the middle, without pairs that only carry an offset",
             "5 (theory)",
             (5.0, 5.0),
             (_informative(r, middle) for r in several),

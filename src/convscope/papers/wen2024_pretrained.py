@@ -210,7 +210,7 @@ def _rows(name: str, found: BottleneckResult, network: Network) -> list[Row]:
         what = f"{name}: dimensions for 99 % of the variance, narrowest convolution ({found.facts['narrowest']})"
         rows.append(Row(what, NOT_READ, None, found.numbers["narrowest"], images))
     if "narrowing" in found.numbers:
-        what = f"{name}: the same over that of the input"
+        what = f"{name}: dimensions for 99 % of the variance, narrowest convolution, over those of the input"
         rows.append(Row(what, "below 1 (claim)", (0.0, 1.0), found.numbers["narrowing"], images, reason=_wide(found)))
     for what, holds, reason in (
         ("convolutions whose activations are narrower than in the untrained twin", narrower, by_itself),
@@ -227,8 +227,10 @@ def _rows(name: str, found: BottleneckResult, network: Network) -> list[Row]:
 
 
 def _wide(found: BottleneckResult) -> str:
-    """Returns why no convolution keeps fewer dimensions than the images have, though training narrows them."""
+    """Returns why no convolution keeps fewer dimensions than the images have, though training narrows them; or ""."""
     narrowest = found.numbers["narrowest"]
+    if found.numbers["narrowing"].value < 1:
+        return ""
     words = (
         "photographs need few dimensions themselves: 99 % of their variance lies in "
         f"{narrowest.value / found.numbers['narrowing'].value:,.0f} of them, and no convolution keeps so few"
