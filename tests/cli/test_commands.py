@@ -135,7 +135,7 @@ def test_report_with_initial_weights_and_arrays(go):
     assert np.load(arrays)["firstlayer/patch_covariance"].shape == (27, 27)
 
 
-@pytest.mark.parametrize("layer", [[], ["--layer", "0"], ["--layer", "0.weight"]])
+@pytest.mark.parametrize("layer", [[], pytest.param(["--layer", "0"], marks=pytest.mark.slow), ["--layer", "0.weight"]])
 def test_report_on_weights_alone(go, layer):
     go("report", "after.safetensors", "--data", "images.npz", "-o", go.out, "-q", *layer)
     reasons = " ".join(reason for _, reason in saved(go)["head"]["skipped"]) + str(skipped(saved(go)))

@@ -40,7 +40,13 @@ def child(folder, case):
 
 
 @pytest.mark.parametrize(
-    ("world", "case"), [(2, "some"), (2, "all"), (2, "memory"), pytest.param(3, "some", marks=pytest.mark.slow)]
+    ("world", "case"),
+    [
+        (2, "some"),
+        (2, "all"),
+        pytest.param(2, "memory", marks=pytest.mark.slow),
+        pytest.param(3, "some", marks=pytest.mark.slow),
+    ],
 )
 def test_processes_learn_together_what_one_learns_alone(tmp_path, world, case, monkeypatch):
     left_out, changes = CASES[case]
