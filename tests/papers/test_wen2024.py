@@ -327,7 +327,7 @@ def test_every_experiment_runs_and_survives_its_file(name, tiny, tmp_path):
     path = tmp_path / "results.json"
     record.add(path, experiment.key, result)
     (read,) = record.read(path).values()
-    page = table.markdown({experiment.key: read}, "results.json")
+    page = table.of_paper(experiment.paper, {experiment.key: read})
     assert "only the three counts of the digit autoencoder are the paper's" in page
     for line in read["rows"]:
         assert line["quantity"].replace("|", "\\|") in page
