@@ -4,6 +4,7 @@ import math
 
 import pytest
 from ansatz_runs import deep, run
+from result_checks import assert_every_number_stands
 
 from convscope.ansatz.collect import SentBack
 from convscope.ansatz.measure import patch_agop
@@ -17,13 +18,7 @@ def found():
 def test_the_table_has_value_error_and_chance_of_every_number(found):
     frame = found.to_frame().set_index("layer")
     for row in found.rows:
-        line = frame.loc[row.layer]
-        for key, number in row.numbers.items():
-            assert line[key] == number.value
-            if number.spread is not None:
-                assert line[f"{key}, error"] == number.spread
-            if number.chance is not None:
-                assert (line[f"{key}, chance from"], line[f"{key}, chance to"]) == number.chance
+        assert_every_number_stands(frame.loc[row.layer], row.numbers)
     assert not any("standard error" in column for column in frame.columns)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from ansatz_runs import deep, run
 from firstlayer_runs import images, net
+from result_checks import damaged
 from torch import nn
 from zoo import ZOO, build
 
@@ -80,13 +81,8 @@ def test_the_result_says_the_same_after_json(result):
     ],
 )
 def test_a_damaged_result_ends_in_one_line(result, path, value):
-    data = json.loads(json.dumps(result.to_json()))
-    place = data
-    for step in path[:-1]:
-        place = place[step]
-    place[path[-1]] = value
     with pytest.raises(ConvscopeError) as error:
-        result_from_json(data)
+        result_from_json(damaged(result, path, value))
     assert "\n" not in str(error.value)
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from bottleneck_results import result
+from result_checks import assert_every_number_stands, damaged
 
 from convscope.core.coverage import Coverage
 from convscope.core.errors import ConvscopeError
@@ -76,13 +77,8 @@ def test_every_number_is_defined_and_every_figure_says_what_it_shows(found):
     ],
 )
 def test_a_damaged_result_ends_in_one_line(found, path, value):
-    data = json.loads(json.dumps(found.to_json()))
-    place = data
-    for step in path[:-1]:
-        place = place[step]
-    place[path[-1]] = value
     with pytest.raises(ConvscopeError, match=r"make the report again|usable report") as error:
-        result_from_json(data)
+        result_from_json(damaged(found, path, value))
     assert "\n" not in str(error.value)
 
 
@@ -91,12 +87,7 @@ def test_the_table_has_value_error_and_chance_of_every_number(found):
     for row in found.rows:
         line = frame.loc[row.layer]
         assert line["maps"] == "6×6"
-        for key, number in row.numbers.items():
-            assert line[key] == number.value
-            if number.spread is not None:
-                assert line[f"{key}, error"] == number.spread
-            if number.chance is not None:
-                assert (line[f"{key}, chance from"], line[f"{key}, chance to"]) == number.chance
+        assert_every_number_stands(line, row.numbers)
 
 
 def test_the_layers_of_the_page_show_what_they_have(found):

@@ -1,6 +1,5 @@
 """The result of the theory of learning dynamics: tables, figures, JSON."""
 
-import copy
 import json
 import math
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from dynamics_runs import QUICK, run, waves
+from result_checks import assert_every_number_stands, changed
 from torch import nn
 
 from convscope.core.errors import ConvscopeError
@@ -69,10 +69,7 @@ def test_the_table_has_value_error_and_chance(full):
     frame = full.to_frame()
     assert list(frame["mode"]) == [1, 2]
     for row, mode in zip(frame.to_dict("records"), full.modes, strict=True):
-        for key, number in mode.numbers.items():
-            assert row[key] == number.value
-            if number.chance is not None:
-                assert (row[f"{key}, chance from"], row[f"{key}, chance to"]) == number.chance
+        assert_every_number_stands(row, mode.numbers)
     assert frame["frequencies"][0].startswith("(0, 0)")
     assert full.layers() == {}
 
@@ -155,12 +152,7 @@ def damaged(data):
         (("use", "kept"), {}),
         (("use", "numbers"), {}),
     ):
-        wrong = copy.deepcopy(data)
-        place = wrong
-        for step in path[:-1]:
-            place = place[step]
-        place[path[-1]] = value
-        yield wrong
+        yield changed(data, path, value)
 
 
 def test_damaged_files_are_refused(full):

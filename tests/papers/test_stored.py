@@ -9,6 +9,7 @@ from convscope.papers.registry import Row, experiments
 
 ROOT = Path(__file__).parents[2]
 STORED = "docs/results/cpu.json"
+RESNETS = ("ResNet-20", "ResNet-56")
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +41,24 @@ def test_no_experiment_is_missing(stored):
 def test_what_does_not_agree_has_its_reason(stored):
     rows = [Row.from_json(row) for found in stored.values() for row in found.get("rows", [])]
     assert [row.quantity for row in rows if row.shortfall == "no reason found"] == []
+
+
+def test_the_page_on_trained_networks_says_what_is_stored(stored):
+    text = " ".join((ROOT / "docs/what-trained-networks-keep.md").read_text().split())
+    ours = {
+        row.quantity.partition(" (")[0]: row.ours
+        for name in ("pretrained", "compression")
+        for row in map(Row.from_json, stored[f"wen2024/{name}"]["rows"])
+    }
+    directions = "dimensions for 99 % of the variance, narrowest convolution"
+    small, deep = (ours[f"{name}, CIFAR-10: {directions}"] for name in RESNETS)
+    over = ours[f"ResNet-20, CIFAR-10: {directions}, over those of the input"]
+    assert f"the images themselves fill about {small.value / over.value:.0f}" in text
+    assert f"has {small.value:,.0f} of 4,096 (untrained about {round(small.chance[0], -2):,.0f})" in text
+    assert f"its last convolution has {deep.value:.0f} directions" in text
+    align = [number.value for quantity, number in ours.items() if "alignment of singular values" in quantity]
+    assert f"the medians are {min(align):.2f} to {max(align):.2f}" in text
+    kept = [100 * ours[f"{name}, CIFAR-10: stored numbers after compression, share"].value for name in RESNETS]
+    assert "ResNet-20 keeps {:.0f} % of its stored numbers and ResNet-56 {:.0f} %".format(*kept) in text
+    lost = [100 * ours[f"{name}, CIFAR-10: accuracy lost"].value for name in RESNETS]
+    assert "lose, {:.3g} and {:.3g} points".format(*lost) in text

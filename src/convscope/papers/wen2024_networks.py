@@ -65,8 +65,8 @@ def begin(task: Task, recipe: Recipe) -> CircularCNN:
 def trained(setup: Setup, jobs: Sequence[Job]) -> list[Trained]:
     """Returns the network of each job, trained or read back.
 
-    As many are trained at a time as there are cores, one thread each; one where
-    other experiments want the cores, too, and at scale smoke, where processes would cost more than they save.
+    As many are trained at a time as there are cores, one thread each. Only one where other experiments want the cores,
+    too, and at scale smoke, where processes would cost more than they save.
 
     Args:
         setup: whose cache keeps them beyond this process.

@@ -229,7 +229,7 @@ def _rows(name: str, found: BottleneckResult, network: Network) -> list[Row]:
 def _wide(found: BottleneckResult) -> str:
     """Returns why no convolution keeps fewer dimensions than the images have, though training narrows them; or ""."""
     narrowest = found.numbers["narrowest"]
-    if found.numbers["narrowing"].value < 1:
+    if found.numbers["narrowing"].value <= 1:
         return ""
     words = (
         "photographs need few dimensions themselves: 99 % of their variance lies in "
